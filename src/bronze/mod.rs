@@ -1,0 +1,162 @@
+//! Bronze: which objects a source has, told by their names alone.
+//!
+//! Below `database=<db>/entity=<E>/` an object in a leaf day folder is Firehose's, one higher up a backfill's. Firehose's own
+//! error objects and what other tools leave behind (`_SUCCESS`, `.crc`, Parquet files …) are recognised, counted and left alone.
+
+use std::collections::BTreeMap;
+
+use futures::TryStreamExt;
+
+use crate::domain::time::days_from_civil;
+use crate::domain::{BronzeObject, Layout, PathValues, Source};
+use crate::store::{Store, StoreError};
+
+/// The dates and the share of objects that a run looks at.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Selection {
+    /// Days since 1970, inclusive.
+    pub from: Option<i32>,
+    pub to: Option<i32>,
+    /// (i, n), i from 1.
+    pub shard: Option<(u64, u64)>,
+}
+
+/// What a listing found.
+#[derive(Debug, Default)]
+pub struct Listing {
+    pub objects: Vec<BronzeObject>,
+    /// Left alone, by reason.
+    pub skipped: BTreeMap<&'static str, u64>,
+}
+
+impl Listing {
+    pub fn skipped(&self) -> u64 {
+        self.skipped.values().sum()
+    }
+}
+
+pub fn source_folder(source: &Source) -> String {
+    format!("database={}/entity={}", source.database, source.entity)
+}
+
+/// Lists both layouts of a source.
+pub async fn list(bronze: &Store, source: &Source, selection: &Selection) -> Result<Listing, StoreError> {
+    let folder = source_folder(source);
+    let mut listing = Listing::default();
+    let mut entries = bronze.list(&folder);
+    while let Some((key, meta)) = entries.try_next().await? {
+        let inner = key.strip_prefix(&folder).unwrap_or(&key).trim_start_matches('/');
+        let path = path_values(&key);
+        if !selection.takes(&key, &path) {
+            continue;
+        }
+        match foreign(inner, &path) {
+            Some(reason) => *listing.skipped.entry(reason).or_default() += 1,
+            None => {
+                let layout = if path.day.is_some() || inner.contains("/day=") { Layout::Firehose } else { Layout::YearRoot };
+                listing.objects.push(BronzeObject { version: bronze.version_of(&meta), size: meta.size, layout, path, key });
+            }
+        }
+    }
+    Ok(listing)
+}
+
+/// Why an object is not read, if it is not.
+fn foreign(inner: &str, path: &PathValues) -> Option<&'static str> {
+    let mut parts = inner.split('/').rev();
+    let name = parts.next().unwrap_or_default();
+    if inner.split('/').any(|part| part.ends_with("-failed") || part.ends_with("_failed") || part == "errors") {
+        return Some("Firehose error objects");
+    }
+    let hidden = |part: &str| part.starts_with('_') || part.starts_with('.');
+    if hidden(name) || parts.any(hidden) || name.is_empty() || name.ends_with("_$folder$") {
+        return Some("markers and hidden files");
+    }
+    let extension = name.rsplit_once('.').map(|(_, extension)| extension.to_ascii_lowercase());
+    if let Some("parquet" | "orc" | "avro" | "csv" | "crc" | "tmp" | "md5" | "sha256") = extension.as_deref() {
+        return Some("files of other formats");
+    }
+    (path.year.is_none() && !inner.contains("year=")).then_some("objects outside of a year folder")
+}
+
+/// `column=value` folders of a key, as written; Hive's default partition is none.
+pub fn path_values(key: &str) -> PathValues {
+    let mut values = PathValues::default();
+    for part in key.split('/') {
+        let Some((column, value)) = part.split_once('=') else { continue };
+        let value = (value != crate::domain::HIVE_DEFAULT).then(|| value.to_owned());
+        match column {
+            "database" => values.database = value,
+            "entity" => values.entity = value,
+            "year" => values.year = value,
+            "month" => values.month = value,
+            "day" => values.day = value,
+            _ => {}
+        }
+    }
+    values
+}
+
+impl Selection {
+    fn takes(&self, key: &str, path: &PathValues) -> bool {
+        self.takes_dates(path) && self.shard.is_none_or(|(i, n)| shard_of(key, n) == i)
+    }
+
+    /// Firehose by its day, other layouts if the span that their path names intersects.
+    fn takes_dates(&self, path: &PathValues) -> bool {
+        if self.from.is_none() && self.to.is_none() {
+            return true;
+        }
+        let number = |text: &Option<String>| text.as_deref().and_then(|text| text.parse::<i64>().ok());
+        let Some(year) = number(&path.year) else { return true };
+        let (first, last) = match (number(&path.month), number(&path.day)) {
+            (Some(month), Some(day)) => (days_from_civil(year, month, day), days_from_civil(year, month, day)),
+            (Some(month), None) => (days_from_civil(year, month, 1), days_from_civil(year, month + 1, 1) - 1),
+            _ => (days_from_civil(year, 1, 1), days_from_civil(year, 12, 31)),
+        };
+        self.from.is_none_or(|from| last >= i64::from(from)) && self.to.is_none_or(|to| first <= i64::from(to))
+    }
+}
+
+/// 1 to `n`, from the relative key alone.
+pub fn shard_of(key: &str, n: u64) -> u64 {
+    xxhash_rust::xxh3::xxh3_64(key.as_bytes()) % n.max(1) + 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_tell_what_to_leave_alone() {
+        let why = |inner: &str| foreign(inner, &path_values(inner));
+        assert_eq!(why("year=2024/a.json"), None);
+        assert_eq!(why("year=2024/no extension é"), None);
+        assert_eq!(why("year=2025/month=01/day=01/processing-failed/x"), Some("Firehose error objects"));
+        assert_eq!(why("year=2024/_SUCCESS"), Some("markers and hidden files"));
+        assert_eq!(why("year=2024/_temporary/0/part"), Some("markers and hidden files"));
+        assert_eq!(why("year=2024/a.parquet"), Some("files of other formats"));
+        assert_eq!(why("a.json"), Some("objects outside of a year folder"));
+        assert_eq!(why("year=__HIVE_DEFAULT_PARTITION__/a.json"), None);
+    }
+
+    #[test]
+    fn dates_select_objects() {
+        let select = |key: &str, from: i64, to: i64| {
+            let selection = Selection { from: Some(from as i32), to: Some(to as i32), shard: None };
+            selection.takes(key, &path_values(key))
+        };
+        let day = days_from_civil(2024, 3, 5);
+        assert!(select("year=2024/month=03/day=05/x", day, day));
+        assert!(!select("year=2024/month=03/day=06/x", day, day));
+        assert!(select("year=2024/x", day, day));
+        assert!(!select("year=2023/x", day, day));
+    }
+
+    #[test]
+    fn shards_part_the_keys() {
+        for n in [1, 3, 7] {
+            assert!((0..1000).all(|key| (1..=n).contains(&shard_of(&format!("k{key}"), n))));
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! The command line: the only module that prints, exits, and reads the arguments, the environment or the clock.
+//!
+//! One verb per file. Data goes to stdout, everything else to stderr. Every flag has an environment variable `ETL_<FLAG>`, which
+//! is how containers are configured.
+
+mod completions;
+mod output;
+mod plan;
+mod quarantine;
+mod run;
+mod schema;
+mod status;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::bronze::Selection;
+use crate::domain::time::parse_date;
+use crate::engine::local::{Engine, Progress};
+use crate::job::{Job, known_entities, parse_bytes};
+use crate::run::{Request, RunError, Settings};
+use crate::store::Store;
+
+/// Turns bronze JSON in a bucket into ACID Delta tables, exactly once.
+#[derive(Debug, Parser)]
+#[command(name = "etl", version, max_term_width = 120)]
+pub struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Read what is new in bronze and commit it to silver
+    Run(run::RunArgs),
+    /// Show what a run would read; writes nothing
+    Plan(plan::PlanArgs),
+    /// Show how entities and countries stand
+    Status(status::StatusArgs),
+    /// Look at refused records
+    Quarantine(quarantine::QuarantineArgs),
+    /// Work with contracts
+    Schema(schema::SchemaArgs),
+    /// Print a completion script for a shell
+    Completions(completions::CompletionsArgs),
+}
+
+/// Where things are.
+#[derive(Debug, Clone, Args)]
+struct Places {
+    /// Bronze: a path or a file:// URL
+    #[arg(long, env = "ETL_BRONZE", default_value = "fixtures/bronze", value_name = "URL")]
+    bronze: String,
+    /// Silver: a path or a file:// URL
+    #[arg(long, env = "ETL_SILVER", default_value = "silver", value_name = "URL")]
+    silver: String,
+    /// Folder of the job files
+    #[arg(long, env = "ETL_JOBS", default_value = "jobs", value_name = "DIR")]
+    jobs: PathBuf,
+    /// Folder of the contracts
+    #[arg(long, env = "ETL_SCHEMAS", default_value = "schemas", value_name = "DIR")]
+    schemas: PathBuf,
+}
+
+/// Which sources.
+#[derive(Debug, Clone, Args)]
+struct Sources {
+    /// Entity, comma list, or all; may be repeated
+    #[arg(long, env = "ETL_ENTITY", value_delimiter = ',', required = true, value_name = "E")]
+    entity: Vec<String>,
+    /// Country, comma list, or all; may be repeated
+    #[arg(long, env = "ETL_COUNTRY", value_delimiter = ',', required = true, value_name = "C")]
+    country: Vec<String>,
+}
+
+/// Which objects.
+#[derive(Debug, Clone, Args)]
+struct Objects {
+    /// First UTC date of the objects to look at (selects objects, never records)
+    #[arg(long, env = "ETL_FROM", value_parser = date, value_name = "DATE")]
+    from: Option<i32>,
+    /// Last UTC date of the objects to look at
+    #[arg(long, env = "ETL_TO", value_parser = date, value_name = "DATE")]
+    to: Option<i32>,
+    /// Only the i-th of n shards of the objects
+    #[arg(long, env = "ETL_SHARD", value_parser = shard, value_name = "I/N")]
+    shard: Option<(u64, u64)>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    Text,
+    Json,
+}
+
+fn date(text: &str) -> Result<i32, String> {
+    parse_date(text).flatten().ok_or_else(|| "expected a date like 2025-01-31".to_owned())
+}
+
+fn shard(text: &str) -> Result<(u64, u64), String> {
+    let parse = || {
+        let (i, n) = text.split_once('/')?;
+        Some((i.parse::<u64>().ok()?, n.parse::<u64>().ok()?))
+    };
+    parse().filter(|(i, n)| (1..=*n).contains(i)).ok_or_else(|| "expected i/n with i from 1 to n, like 2/5".to_owned())
+}
+
+fn bytes(text: &str) -> Result<u64, String> {
+    parse_bytes(text).filter(|bytes| *bytes > 0).ok_or_else(|| "expected a size like 512 MiB".to_owned())
+}
+
+/// What the verbs make of their flags.
+struct Tuning {
+    threads: usize,
+    batch_bytes: Option<u64>,
+    batch_objects: Option<usize>,
+    progress: Progress,
+}
+
+impl Default for Tuning {
+    fn default() -> Self {
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        Self { threads, batch_bytes: None, batch_objects: None, progress: Progress(Arc::new(|_| {})) }
+    }
+}
+
+/// Decoded bytes per chunk of records.
+const CHUNK_BYTES: usize = 1 << 20;
+
+fn settings(run_id: String, places: &Places, objects: Option<&Objects>, tuning: Tuning) -> Result<Settings, RunError> {
+    let selection = objects.map_or_else(Selection::default, |o| Selection { from: o.from, to: o.to, shard: o.shard });
+    let engine = Engine { bronze: Store::open(&places.bronze)?, threads: tuning.threads, chunk: CHUNK_BYTES, progress: tuning.progress };
+    Ok(Settings {
+        run_id,
+        engine,
+        silver: Store::open(&places.silver)?,
+        jobs: places.jobs.clone(),
+        schemas: places.schemas.clone(),
+        selection,
+        batch_bytes: tuning.batch_bytes,
+        batch_objects: tuning.batch_objects,
+        terminate: Arc::new(AtomicBool::new(false)),
+    })
+}
+
+/// Every (entity, country) that the flags name, each once, in order.
+fn requests(places: &Places, sources: &Sources) -> Result<Vec<Request>, RunError> {
+    let mut entities = Vec::new();
+    for name in &sources.entity {
+        if name == "all" {
+            entities.extend(known_entities(&places.jobs));
+        } else {
+            entities.push(name.clone());
+        }
+    }
+    let mut requests = Vec::new();
+    for entity in entities {
+        for name in &sources.country {
+            let countries = if name == "all" { Job::load(&places.jobs, &entity)?.countries } else { vec![name.clone()] };
+            for country in countries {
+                let request = Request { entity: entity.clone(), country };
+                if !requests.contains(&request) {
+                    requests.push(request);
+                }
+            }
+        }
+    }
+    Ok(requests)
+}
+
+/// Runs one verb and returns the process's exit code.
+pub fn main() -> u8 {
+    let cli = Cli::parse();
+    let log = match &cli.verb {
+        Verb::Run(args) => args.log(),
+        _ => Format::Text,
+    };
+    output::start_log(log);
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            output::error(&format!("cannot start the runtime: {error}"));
+            return 70;
+        }
+    };
+    runtime.block_on(async {
+        match cli.verb {
+            Verb::Run(args) => run::run(args).await,
+            Verb::Plan(args) => finish(plan::plan(args).await),
+            Verb::Status(args) => finish(status::status(args).await),
+            Verb::Quarantine(args) => finish(quarantine::quarantine(args).await),
+            Verb::Schema(args) => finish(schema::schema(&args)),
+            Verb::Completions(args) => completions::completions(&args),
+        }
+    })
+}
+
+fn finish(outcome: Result<u8, RunError>) -> u8 {
+    outcome.unwrap_or_else(|error| {
+        output::run_error(&error);
+        error.exit_code()
+    })
+}

@@ -1,0 +1,230 @@
+//! `etl run`.
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use clap::{Args, ValueEnum};
+use comfy_table::Cell;
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::{Format, Objects, Places, Sources, Tuning, bytes, output, requests, settings};
+use crate::engine::local::Progress;
+use crate::run::report::{JobReport, Outcome, RejectCount, RunReport};
+use crate::run::{Observer, Request, RunError};
+
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    #[command(flatten)]
+    sources: Sources,
+    #[command(flatten)]
+    places: Places,
+    #[command(flatten)]
+    objects: Objects,
+    /// What carries the work out
+    #[arg(long, env = "ETL_ENGINE", value_enum, default_value_t = EngineName::Local)]
+    engine: EngineName,
+    /// Objects read at the same time [default: one per core]
+    #[arg(long, env = "ETL_THREADS", value_name = "N")]
+    threads: Option<usize>,
+    /// Stored bytes of one batch, instead of the job's
+    #[arg(long, env = "ETL_BATCH", value_parser = bytes, value_name = "SIZE")]
+    batch: Option<u64>,
+    /// Objects of one batch, instead of the job's
+    #[arg(long, env = "ETL_BATCH_OBJECTS", value_name = "N")]
+    batch_objects: Option<usize>,
+    /// Form of the report on stdout
+    #[arg(long, env = "ETL_OUTPUT", value_enum, default_value_t = Format::Text)]
+    output: Format,
+    /// Also write the JSON report to this file
+    #[arg(long, env = "ETL_REPORT", value_name = "FILE")]
+    report: Option<PathBuf>,
+    /// Form of the log on stderr
+    #[arg(long, env = "ETL_LOG", value_enum, default_value_t = Format::Text)]
+    log: Format,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum EngineName {
+    Local,
+}
+
+impl RunArgs {
+    pub fn log(&self) -> Format {
+        self.log
+    }
+}
+
+/// Shows progress while stderr is a terminal, and mistakes with their carets.
+struct Console {
+    bar: ProgressBar,
+}
+
+impl Console {
+    fn new() -> Self {
+        let bar = if std::io::stderr().is_terminal() { ProgressBar::new(0) } else { ProgressBar::hidden() };
+        if let Ok(style) =
+            ProgressStyle::with_template("{prefix:24} {bar:30} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta}")
+        {
+            bar.set_style(style);
+        }
+        Self { bar }
+    }
+}
+
+impl Observer for Console {
+    fn begin(&self, request: &Request, new_bytes: u64) {
+        self.bar.set_prefix(format!("{} {}", request.entity, request.country));
+        self.bar.set_length(new_bytes);
+        self.bar.reset();
+    }
+
+    fn end(&self, _: &JobReport) {
+        self.bar.finish_and_clear();
+    }
+
+    fn mistake(&self, error: &RunError) {
+        self.bar.suspend(|| output::run_error(error));
+    }
+}
+
+pub async fn run(args: RunArgs) -> u8 {
+    let run_id = uuid::Uuid::now_v7().to_string();
+    let EngineName::Local = args.engine;
+    let report = match execute(&args, run_id.clone()).await {
+        Ok(report) => report,
+        Err(error) => {
+            output::run_error(&error);
+            RunReport::failed(run_id, error.to_string(), error.exit_code())
+        }
+    };
+    match args.output {
+        Format::Json => output::json(&report),
+        Format::Text => text_report(&report),
+    }
+    if let Some(path) = &args.report
+        && let Err(error) = serde_json::to_vec_pretty(&report).map_err(std::io::Error::other).and_then(|text| std::fs::write(path, text))
+    {
+        output::error(&format!("cannot write the report to {}: {error}", path.display()));
+    }
+    report.exit
+}
+
+async fn execute(args: &RunArgs, run_id: String) -> Result<RunReport, RunError> {
+    let requests = requests(&args.places, &args.sources)?;
+    let console = Console::new();
+    let bar = console.bar.clone();
+    let defaults = Tuning::default();
+    let tuning = Tuning {
+        threads: args.threads.unwrap_or(defaults.threads).max(1),
+        batch_bytes: args.batch,
+        batch_objects: args.batch_objects.map(|count| count.max(1)),
+        progress: Progress(Arc::new(move |bytes| bar.inc(bytes))),
+    };
+    let settings = settings(run_id, &args.places, Some(&args.objects), tuning)?;
+    end_on_signal(settings.terminate.clone());
+    Ok(crate::run::run(&settings, &requests, &console).await)
+}
+
+/// The batch in hand is finished, no further one is begun.
+fn end_on_signal(terminate: Arc<AtomicBool>) {
+    tokio::spawn(async move {
+        let stop = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate());
+        let Ok(mut stop) = stop else { return };
+        tokio::select! {
+            _ = stop.recv() => {}
+            _ = tokio::signal::ctrl_c() => {}
+        }
+        tracing::warn!("stopping after the batch in hand");
+        terminate.store(true, Ordering::Relaxed);
+    });
+}
+
+fn text_report(report: &RunReport) {
+    if !report.jobs.is_empty() {
+        let head = ["entity", "country", "outcome", "objects", "records", "inserted", "duplicate", "quarantined", "seconds"];
+        let mut table = output::table(&head);
+        for job in &report.jobs {
+            table.add_row(vec![
+                Cell::new(&job.entity),
+                Cell::new(&job.country),
+                Cell::new(outcome_name(job)),
+                output::number(job.files.read),
+                output::number(job.records.read),
+                output::number(job.records.inserted),
+                output::number(job.records.duplicate),
+                output::number(job.records.quarantined),
+                Cell::new(format!("{:.1}", job.seconds)),
+            ]);
+        }
+        output::println(&table.trim_fmt());
+    }
+    for job in &report.jobs {
+        job_details(job);
+    }
+    next_steps(report);
+}
+
+fn outcome_name(job: &JobReport) -> &'static str {
+    match job.outcome {
+        Outcome::NothingToDo => "nothing to do",
+        Outcome::Committed => "committed",
+        Outcome::Stopped => "STOPPED",
+        Outcome::Failed => "FAILED",
+        Outcome::Terminated => "terminated",
+    }
+}
+
+fn job_details(job: &JobReport) {
+    let name = format!("{} {}", job.entity, job.country);
+    for commit in &job.commits {
+        let rows = output::counted(commit.rows, "row", "rows");
+        let files = output::counted(commit.files, "file", "files");
+        output::println(&format!("\n{name}: {} version {}: {rows} in {files}", commit.table, commit.version));
+    }
+    for (reason, count) in &job.skipped {
+        output::println(&format!("{name}: left alone: {} {reason}", output::grouped(*count)));
+    }
+    if !job.rejects.is_empty() {
+        output::println(&format!("\n{name}: quarantined"));
+        rejects(&job.rejects);
+    }
+    if let Some(stopped) = &job.stopped {
+        output::println(&format!("\n{name}: stopped: {}", stopped.reason));
+        rejects(&stopped.rejects);
+    }
+    if let Some(error) = &job.error {
+        output::println(&format!("\n{name}: failed: {}", error.lines().next().unwrap_or(error)));
+    }
+}
+
+fn rejects(counts: &[RejectCount]) {
+    for reject in counts {
+        let example = &reject.example;
+        output::println(&format!("  {:>9}  {}", output::grouped(reject.count), reject.code));
+        output::println(&format!("             e.g. {} at byte {}, {}: {}", example.file, example.offset, example.path, example.message));
+    }
+}
+
+/// What a person can do next.
+fn next_steps(report: &RunReport) {
+    let mut hints: Vec<String> = Vec::new();
+    for job in &report.jobs {
+        for reject in job.rejects.iter().chain(job.stopped.iter().flat_map(|stopped| &stopped.rejects)).take(3) {
+            let hint = format!("{}: {}", reject.code, reject.code.remedy());
+            if !hints.contains(&hint) {
+                hints.push(hint);
+            }
+        }
+    }
+    if let Some(job) = report.jobs.iter().find(|job| !job.rejects.is_empty()) {
+        hints.push(format!("see them: etl quarantine list --entity {} --country {}", job.entity, job.country));
+    }
+    if let Some(job) = report.jobs.iter().find(|job| job.stopped.as_ref().is_some_and(|stopped| stopped.batch.is_some())) {
+        hints.push(format!("see what stopped it: etl quarantine list --entity {} --country {} --stopped", job.entity, job.country));
+    }
+    if !hints.is_empty() {
+        output::println(&format!("\nnext\n  {}", hints.join("\n  ")));
+    }
+}

@@ -1,0 +1,337 @@
+//! Stored bytes → decoded bytes. The codec is told by magic bytes, never by name.
+//!
+//! gzip (multi-member), zstd (multi-frame), bzip2 (multi-stream), snappy (framed, Hadoop's, snappy-java's), zip (member by
+//! member) or none. What comes out is bounded: at the job's limit the stream stops with [`Stop::Limit`] at exactly that byte,
+//! whatever the block sizes. A damaged stream delivers what decodes, then says [`Stop::Corrupt`].
+
+use std::io::{self, Cursor, Read};
+
+use bytes::Bytes;
+
+use crate::store::SourceFailed;
+
+const SNIFF_BYTES: usize = 64;
+const SNAPPY_FRAMED: &[u8] = b"\xff\x06\x00\x00sNaPpY";
+const SNAPPY_JAVA: &[u8] = b"\x82SNAPPY\x00";
+/// Blocks of Hadoop's and snappy-java's streams are far smaller; a larger length is no length.
+const MAX_SNAPPY_BLOCK: usize = 64 << 20;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Codec {
+    Plain,
+    Gzip,
+    Zstd,
+    Bzip2,
+    SnappyFramed,
+    SnappyHadoop,
+    SnappyJava,
+    Zip,
+}
+
+impl Codec {
+    /// From the first bytes of an object.
+    pub fn of(head: &[u8]) -> Self {
+        match head {
+            [0x1f, 0x8b, ..] => Self::Gzip,
+            [0x28, 0xb5, 0x2f, 0xfd, ..] => Self::Zstd,
+            [b'B', b'Z', b'h', b'1'..=b'9', ..] => Self::Bzip2,
+            [b'P', b'K', 3, 4, ..] | [b'P', b'K', 5, 6, ..] => Self::Zip,
+            _ if head.starts_with(SNAPPY_FRAMED) => Self::SnappyFramed,
+            _ if head.starts_with(SNAPPY_JAVA) => Self::SnappyJava,
+            _ if is_hadoop_snappy(head) => Self::SnappyHadoop,
+            _ => Self::Plain,
+        }
+    }
+}
+
+/// Hadoop's blocks have no magic: a plausible length, a plausible compressed length, and snappy's own length within the block.
+fn is_hadoop_snappy(head: &[u8]) -> bool {
+    let (Some(block), Some(chunk)) = (be_u32(head, 0), be_u32(head, 4)) else { return false };
+    let Some(preamble) = head.get(8..) else { return false };
+    (1..=MAX_SNAPPY_BLOCK).contains(&block)
+        && (1..=MAX_SNAPPY_BLOCK).contains(&chunk)
+        && snap::raw::decompress_len(preamble).is_ok_and(|length| (1..=block).contains(&length))
+}
+
+fn be_u32(bytes: &[u8], at: usize) -> Option<usize> {
+    let word: [u8; 4] = bytes.get(at..at + 4)?.try_into().ok()?;
+    Some(u32::from_be_bytes(word) as usize)
+}
+
+/// Why a decoded stream ends before its end.
+#[derive(Debug)]
+pub enum Stop {
+    /// The compression is damaged here.
+    Corrupt(String),
+    /// The object decodes to more than it may.
+    Limit(u64),
+    /// The store failed; nothing is known about the object.
+    Io(io::Error),
+}
+
+type BoxRead = Box<dyn Read + Send>;
+
+/// One decoded stream: an object, or a member of an archive.
+pub struct Decoded {
+    /// Name within an archive.
+    pub member: Option<String>,
+    reader: BoxRead,
+    left: u64,
+    limit: u64,
+    /// Damage that was known before reading.
+    broken: Option<String>,
+}
+
+impl Decoded {
+    fn new(member: Option<String>, reader: BoxRead, limit: u64) -> Self {
+        Self { member, reader, left: limit, limit, broken: None }
+    }
+
+    fn broken(member: Option<String>, message: String) -> Self {
+        Self { member, reader: Box::new(io::empty()), left: 0, limit: 0, broken: Some(message) }
+    }
+
+    /// Appends up to `want` bytes and returns how many; 0 at the end.
+    pub fn read_into(&mut self, buffer: &mut Vec<u8>, want: usize) -> Result<usize, Stop> {
+        if let Some(message) = self.broken.take() {
+            return Err(Stop::Corrupt(message));
+        }
+        let start = buffer.len();
+        // One byte beyond the limit tells an object that ends there from one that goes on.
+        let room = want.min(usize::try_from(self.left).unwrap_or(usize::MAX).saturating_add(1));
+        buffer.resize(start + room, 0);
+        loop {
+            match self.reader.read(&mut buffer[start..]) {
+                Ok(count) if count as u64 > self.left => {
+                    buffer.truncate(start + self.left as usize);
+                    self.left = 0;
+                    return Err(Stop::Limit(self.limit));
+                }
+                Ok(count) => {
+                    buffer.truncate(start + count);
+                    self.left -= count as u64;
+                    return Ok(count);
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    buffer.truncate(start);
+                    let from_store = error.get_ref().is_some_and(|inner| inner.is::<SourceFailed>());
+                    return Err(if from_store { Stop::Io(error) } else { Stop::Corrupt(error.to_string()) });
+                }
+            }
+        }
+    }
+}
+
+/// Opens an object of `stored` bytes. `limit` bounds the decoded bytes of each stream, `archive_limit` the stored bytes of a zip.
+pub fn open(mut source: BoxRead, stored: u64, limit: u64, archive_limit: u64) -> Result<Vec<Decoded>, Stop> {
+    let mut head = Vec::with_capacity(SNIFF_BYTES);
+    if let Err(error) = source.by_ref().take(SNIFF_BYTES as u64).read_to_end(&mut head) {
+        return Err(Stop::Io(error));
+    }
+    let codec = Codec::of(&head);
+    let whole: BoxRead = Box::new(Cursor::new(head).chain(source));
+    let reader: BoxRead = match codec {
+        Codec::Plain => whole,
+        Codec::Gzip => Box::new(flate2::read::MultiGzDecoder::new(whole)),
+        Codec::Bzip2 => Box::new(bzip2::read::MultiBzDecoder::new(whole)),
+        Codec::SnappyFramed => Box::new(snap::read::FrameDecoder::new(whole)),
+        Codec::SnappyHadoop => Box::new(SnappyBlocks::new(whole, true)),
+        Codec::SnappyJava => Box::new(SnappyBlocks::new(whole, false)),
+        Codec::Zstd => match zstd::stream::read::Decoder::new(whole) {
+            Ok(decoder) => Box::new(decoder),
+            Err(error) => return Ok(vec![Decoded::broken(None, error.to_string())]),
+        },
+        Codec::Zip => return members(whole, stored, limit, archive_limit),
+    };
+    Ok(vec![Decoded::new(None, reader, limit)])
+}
+
+/// The files of a zip object; what macOS adds beside them is left out.
+fn members(mut whole: BoxRead, stored: u64, limit: u64, archive_limit: u64) -> Result<Vec<Decoded>, Stop> {
+    if stored > archive_limit {
+        let message = format!("a zip of {stored} bytes is larger than limits.archive ({archive_limit} bytes)");
+        return Ok(vec![Decoded::broken(None, message)]);
+    }
+    let mut bytes = Vec::with_capacity(stored as usize);
+    whole.read_to_end(&mut bytes).map_err(Stop::Io)?;
+    let bytes = Bytes::from(bytes);
+    let names: Vec<(usize, String)> = match zip::ZipArchive::new(Cursor::new(bytes.clone())) {
+        Ok(mut archive) => (0..archive.len())
+            .filter_map(|index| {
+                let file = archive.by_index_raw(index).ok()?;
+                let name = file.is_file().then(|| file.name())?.map_or_else(|_| format!("member {index}"), |name| name.into_owned());
+                Some((index, name))
+            })
+            .filter(|(_, name)| !name.starts_with("__MACOSX/"))
+            .collect(),
+        Err(error) => return Ok(vec![Decoded::broken(None, error.to_string())]),
+    };
+    Ok(names
+        .into_iter()
+        .map(|(index, name)| Decoded::new(Some(name), Box::new(Member { bytes: bytes.clone(), index, limit, decoded: None }), limit))
+        .collect())
+}
+
+/// A member decoded when it is first read, since a zip reader borrows its archive.
+struct Member {
+    bytes: Bytes,
+    index: usize,
+    limit: u64,
+    decoded: Option<(Cursor<Vec<u8>>, Option<String>)>,
+}
+
+impl Member {
+    fn decode(&self) -> (Cursor<Vec<u8>>, Option<String>) {
+        let mut out = Vec::new();
+        let outcome = zip::ZipArchive::new(Cursor::new(self.bytes.clone())).map_err(|error| error.to_string()).and_then(|mut archive| {
+            let file = archive.by_index(self.index).map_err(|error| error.to_string())?;
+            file.take(self.limit.saturating_add(1)).read_to_end(&mut out).map_err(|error| error.to_string())
+        });
+        (Cursor::new(out), outcome.err())
+    }
+}
+
+impl Read for Member {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.decoded.is_none() {
+            self.decoded = Some(self.decode());
+        }
+        let Some((cursor, failure)) = &mut self.decoded else { return Ok(0) };
+        match (cursor.read(buffer)?, failure.take()) {
+            (0, Some(message)) => Err(io::Error::new(io::ErrorKind::InvalidData, message)),
+            (count, held) => {
+                *failure = held;
+                Ok(count)
+            }
+        }
+    }
+}
+
+/// Hadoop's block stream (a block's length, then chunks with their compressed lengths) and snappy-java's (chunks only,
+/// after a header of 16 bytes).
+struct SnappyBlocks {
+    source: BoxRead,
+    blocks: bool,
+    started: bool,
+    /// Decoded bytes that the block still owes.
+    owed: usize,
+    chunk: Vec<u8>,
+    at: usize,
+}
+
+impl SnappyBlocks {
+    fn new(source: BoxRead, blocks: bool) -> Self {
+        Self { source, blocks, started: false, owed: 0, chunk: Vec::new(), at: 0 }
+    }
+
+    /// A big-endian length, or `None` at a clean end.
+    fn length(&mut self) -> io::Result<Option<usize>> {
+        let mut word = Vec::with_capacity(4);
+        self.source.by_ref().take(4).read_to_end(&mut word)?;
+        match be_u32(&word, 0) {
+            Some(length) if length <= MAX_SNAPPY_BLOCK => Ok(Some(length)),
+            Some(_) => Err(io::Error::new(io::ErrorKind::InvalidData, "snappy: a block length beyond reason")),
+            None if word.is_empty() => Ok(None),
+            None => Err(io::ErrorKind::UnexpectedEof.into()),
+        }
+    }
+
+    fn next_chunk(&mut self) -> io::Result<bool> {
+        if !self.started && !self.blocks {
+            io::copy(&mut self.source.by_ref().take(16), &mut io::sink())?;
+        }
+        self.started = true;
+        while self.blocks && self.owed == 0 {
+            match self.length()? {
+                Some(length) => self.owed = length,
+                None => return Ok(false),
+            }
+        }
+        let Some(length) = self.length()? else {
+            return if self.blocks { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(false) };
+        };
+        let mut compressed = Vec::with_capacity(length);
+        self.source.by_ref().take(length as u64).read_to_end(&mut compressed)?;
+        if compressed.len() < length {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        if snap::raw::decompress_len(&compressed).is_ok_and(|length| length > MAX_SNAPPY_BLOCK) {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "snappy: a chunk length beyond reason"));
+        }
+        self.chunk = snap::raw::Decoder::new()
+            .decompress_vec(&compressed)
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?;
+        self.at = 0;
+        self.owed = self.owed.saturating_sub(self.chunk.len());
+        Ok(true)
+    }
+}
+
+impl Read for SnappyBlocks {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.at == self.chunk.len() {
+            if !self.next_chunk()? {
+                return Ok(0);
+            }
+        }
+        let count = buffer.len().min(self.chunk.len() - self.at);
+        buffer[..count].copy_from_slice(&self.chunk[self.at..self.at + count]);
+        self.at += count;
+        Ok(count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    fn decode(bytes: Vec<u8>, limit: u64) -> (Vec<u8>, Option<String>) {
+        let stored = bytes.len() as u64;
+        let mut streams = open(Box::new(Cursor::new(bytes)), stored, limit, 1 << 20).unwrap();
+        let mut out = Vec::new();
+        let mut stream = streams.remove(0);
+        loop {
+            match stream.read_into(&mut out, 7) {
+                Ok(0) => return (out, None),
+                Ok(_) => {}
+                Err(Stop::Limit(at)) => return (out, Some(format!("limit {at}"))),
+                Err(Stop::Corrupt(_)) => return (out, Some("corrupt".to_owned())),
+                Err(Stop::Io(error)) => panic!("{error}"),
+            }
+        }
+    }
+
+    fn gzip(bytes: &[u8]) -> Vec<u8> {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    #[test]
+    fn gzip_members_follow_each_other() {
+        let bytes = [gzip(b"{\"a\":1}"), gzip(b"{\"a\":2}")].concat();
+        assert_eq!(decode(bytes, 1000), (b"{\"a\":1}{\"a\":2}".to_vec(), None));
+    }
+
+    #[test]
+    fn a_cut_stream_is_corrupt_and_a_long_one_stops_at_its_limit() {
+        let whole = gzip(&b"{\"a\":1}\n".repeat(100));
+        assert_eq!(decode(whole[..whole.len() - 9].to_vec(), 10_000).1.as_deref(), Some("corrupt"));
+        assert_eq!(decode(whole.clone(), 80), (b"{\"a\":1}\n".repeat(10), Some("limit 80".to_owned())));
+        assert_eq!(decode(whole, 800), (b"{\"a\":1}\n".repeat(100), None));
+    }
+
+    #[test]
+    fn hadoop_snappy_has_no_magic_and_is_found() {
+        let text = b"{\"a\":1}\n".repeat(50);
+        let packed = snap::raw::Encoder::new().compress_vec(&text).unwrap();
+        let mut bytes = (text.len() as u32).to_be_bytes().to_vec();
+        bytes.extend((packed.len() as u32).to_be_bytes());
+        bytes.extend(packed);
+        assert_eq!(Codec::of(&bytes), Codec::SnappyHadoop);
+        assert_eq!(decode(bytes, 1000), (text, None));
+        assert_eq!(Codec::of(b"{\"a\":1}{\"a\":1}"), Codec::Plain);
+    }
+}

@@ -1,0 +1,967 @@
+//! Step 1, frame: decoded bytes → the byte ranges of records. Framing is not decoding.
+//!
+//! Between records stand white space, a BOM at the start, and inside an array `[`, `,` and `]`; a record begins at `{` and ends
+//! at the brace that closes it. Where a top-level object leads along `records_at` to an array, its elements are the records and
+//! the rest of it is delimiter. The [`Scan`] of one record knows JSON's punctuation, not its literals: what is wrong inside of a
+//! balanced record is the decoder's to say.
+//!
+//! **Damage costs itself only.** Where the punctuation breaks, [`Framer::resolve`] looks for the border to the next record, in
+//! this order: the whole line, if its brackets balance at its end; the first line within the damage that begins with a brace;
+//! a brace here that begins a record (or the object that just closed, if it has the same leading keys: a record cut after a
+//! colon swallows its successor); a brace hidden at the end of a string; the balanced end; and else the next place where
+//! a record begins. What lies before the border is framed as one range of garbage, and the decoder refuses it.
+//!
+//! Everything is decided on the decoded bytes with a look-ahead of [`LOOK_AHEAD`], never on where a block happens to end, so the
+//! frames do not depend on block sizes. Records longer than `limits.record` are streamed past with their first bytes kept.
+//! Every byte is counted once, as record, delimiter or refused: [`Coverage`].
+
+use std::ops::Range;
+
+use bytes::Bytes;
+
+use super::codec::{Decoded, Stop};
+use crate::domain::RejectCode;
+
+/// Bytes after a violation that the search for a border may look at.
+pub const LOOK_AHEAD: usize = 64 << 10;
+/// Decoded bytes read at a time; a chunk of frames holds about as many.
+const BLOCK: usize = 1 << 20;
+/// More open brackets than this are not a record.
+const MAX_OPEN: usize = 1 << 20;
+const BOM: &[u8] = b"\xef\xbb\xbf";
+
+/// A run of records of one stream, in order.
+#[derive(Debug)]
+pub struct Frames {
+    pub bytes: Bytes,
+    /// Decoded offset of `bytes[0]`.
+    pub base: u64,
+    pub records: Vec<Range<usize>>,
+    pub refused: Vec<Refused>,
+}
+
+/// Bytes that are refused without being decoded.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Refused {
+    pub code: RejectCode,
+    pub message: String,
+    pub offset: u64,
+    pub length: u64,
+    pub raw: Bytes,
+}
+
+/// Where every decoded byte of a stream went.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Coverage {
+    pub decoded: u64,
+    pub records: u64,
+    pub delimiters: u64,
+    pub refused: u64,
+}
+
+impl Coverage {
+    pub fn balances(&self) -> bool {
+        self.decoded == self.records + self.delimiters + self.refused
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum FrameError {
+    #[error("cannot read on at decoded byte {at}: {source}")]
+    Read { at: u64, source: std::io::Error },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Expect {
+    Value,
+    /// After `[`.
+    ValueOrEnd,
+    AfterValue,
+    /// After `{`.
+    KeyOrEnd,
+    Key,
+    Colon,
+}
+
+/// The resumable scan of one record, or of the tail of an envelope.
+#[derive(Debug, Clone)]
+struct Scan {
+    start: usize,
+    at: usize,
+    stack: Vec<u8>,
+    expect: Expect,
+    /// Inside of a literal: its first byte was where a value is due.
+    in_literal: bool,
+    /// Start of the string being read.
+    string: Option<usize>,
+    /// Range of the last string, quotes included.
+    last_string: Range<usize>,
+    /// Starts of the open objects and arrays.
+    opened: Vec<usize>,
+    /// The object that closed last: its start and its end.
+    last_closed: Range<usize>,
+    /// How many keys of `records_at` this path of keys has matched, and whether the current key is the next one.
+    envelope: Option<Envelope>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Envelope {
+    matched: usize,
+    on_key: bool,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Scanned {
+    More,
+    Done,
+    /// The array of an envelope opened here.
+    Records,
+    Violation,
+}
+
+impl Scan {
+    fn new(start: usize, envelope: bool) -> Self {
+        Self {
+            start,
+            at: start,
+            stack: Vec::new(),
+            expect: Expect::Value,
+            in_literal: false,
+            string: None,
+            last_string: 0..0,
+            opened: Vec::new(),
+            last_closed: 0..0,
+            envelope: envelope.then_some(Envelope { matched: 0, on_key: false }),
+        }
+    }
+
+    /// What follows the array of an envelope: `depth` objects are still open.
+    fn tail(start: usize, depth: usize) -> Self {
+        let mut scan = Self::new(start, false);
+        scan.stack = vec![b'{'; depth];
+        scan.opened = vec![start; depth];
+        scan.expect = Expect::AfterValue;
+        scan
+    }
+
+    fn shift(&mut self, by: usize) {
+        let shifted = |range: &Range<usize>| range.start.saturating_sub(by)..range.end.saturating_sub(by);
+        self.start = self.start.saturating_sub(by);
+        self.at -= by;
+        self.string = self.string.map(|start| start.saturating_sub(by));
+        self.last_string = shifted(&self.last_string);
+        self.last_closed = shifted(&self.last_closed);
+        for start in &mut self.opened {
+            *start = start.saturating_sub(by);
+        }
+    }
+
+    fn run(&mut self, bytes: &[u8], records_at: &[Vec<String>]) -> Scanned {
+        while self.at < bytes.len() {
+            if self.string.is_some() {
+                match self.finish_string(bytes, records_at) {
+                    Some(scanned) => return scanned,
+                    None => continue,
+                }
+            }
+            let byte = bytes[self.at];
+            self.in_literal &= !is_punctuation(&byte);
+            let step = match byte {
+                b' ' | b'\t' | b'\n' | b'\r' => None,
+                b'"' => self.begin_string(),
+                b'{' | b'[' => self.open(byte, records_at),
+                b'}' | b']' => self.close(byte),
+                b',' => self.comma(),
+                b':' if self.expect == Expect::Colon => {
+                    self.expect = Expect::Value;
+                    None
+                }
+                b':' => Some(Scanned::Violation),
+                _ => self.bare(bytes),
+            };
+            match step {
+                Some(Scanned::Violation) => return Scanned::Violation,
+                Some(other) => {
+                    self.at += 1;
+                    return other;
+                }
+                None => self.at += 1,
+            }
+        }
+        Scanned::More
+    }
+
+    fn begin_string(&mut self) -> Option<Scanned> {
+        match self.expect {
+            Expect::AfterValue | Expect::Colon => Some(Scanned::Violation),
+            _ => {
+                self.string = Some(self.at);
+                None
+            }
+        }
+    }
+
+    /// `None` to go on with the next byte.
+    fn finish_string(&mut self, bytes: &[u8], records_at: &[Vec<String>]) -> Option<Scanned> {
+        let Some(found) = memchr::memchr3(b'"', b'\\', b'\n', &bytes[self.at..]) else {
+            self.at = bytes.len();
+            return Some(Scanned::More);
+        };
+        let at = self.at + found;
+        match bytes[at] {
+            b'\n' => {
+                self.at = at;
+                Some(Scanned::Violation)
+            }
+            b'\\' if at + 1 >= bytes.len() => {
+                self.at = at;
+                Some(Scanned::More)
+            }
+            // A line end is no escape: it is what follows a cut.
+            b'\\' if bytes[at + 1] == b'\n' => {
+                self.at = at + 1;
+                Some(Scanned::Violation)
+            }
+            b'\\' => {
+                self.at = at + 2;
+                None
+            }
+            _ => {
+                self.last_string = self.string.take().unwrap_or(at)..at + 1;
+                self.at = at + 1;
+                match self.expect {
+                    Expect::Key | Expect::KeyOrEnd => {
+                        self.expect = Expect::Colon;
+                        self.match_key(bytes, records_at);
+                    }
+                    _ => self.expect = Expect::AfterValue,
+                }
+                None
+            }
+        }
+    }
+
+    fn match_key(&mut self, bytes: &[u8], records_at: &[Vec<String>]) {
+        let Some(envelope) = &mut self.envelope else { return };
+        envelope.on_key = false;
+        if self.stack.len() != envelope.matched + 1 {
+            return;
+        }
+        let key = &bytes[self.last_string.start + 1..self.last_string.end - 1];
+        envelope.on_key = records_at.iter().any(|pointer| pointer.get(envelope.matched).is_some_and(|token| token.as_bytes() == key));
+    }
+
+    fn open(&mut self, byte: u8, records_at: &[Vec<String>]) -> Option<Scanned> {
+        if !matches!(self.expect, Expect::Value | Expect::ValueOrEnd) || self.stack.len() >= MAX_OPEN {
+            return Some(Scanned::Violation);
+        }
+        self.stack.push(byte);
+        self.opened.push(self.at);
+        self.expect = if byte == b'{' { Expect::KeyOrEnd } else { Expect::ValueOrEnd };
+        if let Some(envelope) = &mut self.envelope
+            && envelope.on_key
+        {
+            envelope.on_key = false;
+            let depth = envelope.matched + 1;
+            let complete = records_at.iter().any(|pointer| pointer.len() == depth);
+            match byte {
+                b'[' if complete => return Some(Scanned::Records),
+                b'{' => envelope.matched = depth,
+                _ => {}
+            }
+        }
+        None
+    }
+
+    fn close(&mut self, byte: u8) -> Option<Scanned> {
+        let (open, allowed) = match byte {
+            b'}' => (b'{', matches!(self.expect, Expect::AfterValue | Expect::KeyOrEnd | Expect::Key | Expect::Value)),
+            _ => (b'[', matches!(self.expect, Expect::AfterValue | Expect::ValueOrEnd | Expect::Value)),
+        };
+        // A missing value or a trailing comma before the bracket is the decoder's to refuse: the border is clear.
+        if self.stack.last() != Some(&open) || !allowed {
+            return Some(Scanned::Violation);
+        }
+        self.stack.pop();
+        let start = self.opened.pop().unwrap_or(self.start);
+        if byte == b'}' {
+            self.last_closed = start..self.at + 1;
+        }
+        self.expect = Expect::AfterValue;
+        if let Some(envelope) = &mut self.envelope {
+            envelope.matched = envelope.matched.min(self.stack.len().saturating_sub(1));
+            envelope.on_key = false;
+        }
+        self.stack.is_empty().then_some(Scanned::Done)
+    }
+
+    fn comma(&mut self) -> Option<Scanned> {
+        match (self.expect, self.stack.last()) {
+            // `{"a":,` has no value; what follows can still only be a key.
+            (Expect::AfterValue | Expect::Value, Some(b'{')) => self.expect = Expect::Key,
+            (Expect::AfterValue | Expect::Value | Expect::ValueOrEnd, Some(b'[')) => self.expect = Expect::Value,
+            _ => return Some(Scanned::Violation),
+        }
+        None
+    }
+
+    /// A literal, or what stands where one is due: up to the next punctuation, which may lie beyond the buffer.
+    fn bare(&mut self, bytes: &[u8]) -> Option<Scanned> {
+        if !self.in_literal && !matches!(self.expect, Expect::Value | Expect::ValueOrEnd) {
+            return Some(Scanned::Violation);
+        }
+        let length = bytes[self.at..].iter().position(is_punctuation).unwrap_or(bytes.len() - self.at);
+        self.at += length.saturating_sub(1);
+        self.in_literal = true;
+        self.expect = Expect::AfterValue;
+        None
+    }
+}
+
+fn is_punctuation(byte: &u8) -> bool {
+    matches!(byte, b' ' | b'\t' | b'\n' | b'\r' | b'"' | b'{' | b'}' | b'[' | b']' | b',' | b':')
+}
+
+#[derive(Debug)]
+enum State {
+    /// Between records.
+    Between,
+    Record(Scan),
+    /// After the records of an envelope.
+    Tail(Scan),
+    /// Garbage whose end is not in sight: its start, and how far was searched.
+    Garbage {
+        start: usize,
+        at: usize,
+    },
+}
+
+/// A record whose first bytes were kept while the rest is streamed past.
+#[derive(Debug)]
+struct TooLong {
+    offset: u64,
+    raw: Bytes,
+}
+
+/// Cuts one decoded stream into records.
+pub struct Framer<'j> {
+    stream: Decoded,
+    records_at: &'j [Vec<String>],
+    record_limit: usize,
+    buffer: Vec<u8>,
+    /// Decoded offset of `buffer[0]`.
+    base: u64,
+    at: usize,
+    state: State,
+    /// Open arrays; an envelope's array carries the objects to close after it.
+    arrays: Vec<usize>,
+    too_long: Option<TooLong>,
+    end: Option<Stop>,
+    ended: bool,
+    finished: bool,
+    block: usize,
+    records: Vec<Range<usize>>,
+    refused: Vec<Refused>,
+    coverage: Coverage,
+}
+
+impl<'j> Framer<'j> {
+    pub fn new(stream: Decoded, records_at: &'j [Vec<String>], record_limit: u64) -> Self {
+        Self {
+            stream,
+            records_at,
+            record_limit: usize::try_from(record_limit).unwrap_or(usize::MAX),
+            buffer: Vec::new(),
+            base: 0,
+            at: 0,
+            state: State::Between,
+            arrays: Vec::new(),
+            too_long: None,
+            end: None,
+            ended: false,
+            finished: false,
+            block: BLOCK,
+            records: Vec::new(),
+            refused: Vec::new(),
+            coverage: Coverage::default(),
+        }
+    }
+
+    /// Reads so many bytes at a time; the frames are the same whatever it is.
+    #[must_use]
+    pub fn with_block(mut self, block: usize) -> Self {
+        self.block = block.max(1);
+        self
+    }
+
+    /// The next run of frames, `None` after the last.
+    pub fn next_frames(&mut self) -> Result<Option<Frames>, FrameError> {
+        while !self.finished {
+            self.fill()?;
+            self.advance();
+            if self.ended {
+                self.finish();
+                self.finished = true;
+            }
+            let frames = self.take_frames();
+            if !frames.records.is_empty() || !frames.refused.is_empty() {
+                return Ok(Some(frames));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Complete after the last frames.
+    pub fn coverage(&self) -> Coverage {
+        self.coverage
+    }
+
+    fn fill(&mut self) -> Result<(), FrameError> {
+        let target = self.buffer.len() + self.block;
+        while !self.ended && self.buffer.len() < target {
+            let want = target - self.buffer.len();
+            match self.stream.read_into(&mut self.buffer, want) {
+                Ok(0) => self.ended = true,
+                Ok(count) => self.coverage.decoded += count as u64,
+                Err(Stop::Io(source)) => return Err(FrameError::Read { at: self.coverage.decoded, source }),
+                Err(stop) => {
+                    // At its limit the stream delivers the last bytes with the stop.
+                    self.coverage.decoded = self.base + self.buffer.len() as u64;
+                    self.end = Some(stop);
+                    self.ended = true;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Frames what the buffer holds, until more bytes are needed.
+    fn advance(&mut self) {
+        loop {
+            let state = std::mem::replace(&mut self.state, State::Between);
+            let go_on = match state {
+                State::Between => self.between(),
+                State::Record(scan) => self.scan(scan, false),
+                State::Tail(scan) => self.scan(scan, true),
+                State::Garbage { start, at } => self.garbage(start, at),
+            };
+            if !go_on {
+                return;
+            }
+        }
+    }
+
+    fn between(&mut self) -> bool {
+        while let Some(&byte) = self.buffer.get(self.at) {
+            match byte {
+                b' ' | b'\t' | b'\n' | b'\r' => self.delimiter(1),
+                b',' if !self.arrays.is_empty() => self.delimiter(1),
+                0xef if self.base == 0 && self.at == 0 => {
+                    if self.buffer.len() < BOM.len() && !self.ended {
+                        return false;
+                    }
+                    if self.buffer.starts_with(BOM) {
+                        self.delimiter(BOM.len());
+                    } else {
+                        self.state = State::Garbage { start: 0, at: 0 };
+                        return true;
+                    }
+                }
+                b'{' => {
+                    let envelope = self.arrays.is_empty() && !self.records_at.is_empty();
+                    self.state = State::Record(Scan::new(self.at, envelope));
+                    return true;
+                }
+                b'[' if self.arrays.is_empty() => {
+                    self.arrays.push(0);
+                    self.delimiter(1);
+                }
+                // An array where a record is due is one refused element.
+                b'[' => {
+                    self.state = State::Record(Scan::new(self.at, false));
+                    return true;
+                }
+                b']' if !self.arrays.is_empty() => {
+                    self.delimiter(1);
+                    if let Some(depth) = self.arrays.pop().filter(|depth| *depth > 0) {
+                        self.state = State::Tail(Scan::tail(self.at, depth));
+                        return true;
+                    }
+                }
+                _ => {
+                    self.state = State::Garbage { start: self.at, at: self.at };
+                    return true;
+                }
+            }
+        }
+        false
+    }
+
+    fn scan(&mut self, mut scan: Scan, tail: bool) -> bool {
+        match scan.run(&self.buffer, self.records_at) {
+            Scanned::Done if tail => {
+                self.at = scan.start;
+                self.delimiter(scan.at - scan.start);
+            }
+            Scanned::Done => self.frame(scan.start, scan.at),
+            Scanned::Records => {
+                self.at = scan.start;
+                self.arrays.push(scan.stack.len() - 1);
+                self.delimiter(scan.at - scan.start);
+            }
+            Scanned::More => {
+                let keep = if tail { State::Tail(scan) } else { State::Record(scan) };
+                self.state = keep;
+                return false;
+            }
+            Scanned::Violation => {
+                if !self.ended && self.buffer.len() - scan.at < LOOK_AHEAD {
+                    self.state = if tail { State::Tail(scan) } else { State::Record(scan) };
+                    return false;
+                }
+                match self.resolve(&scan) {
+                    Some(border) => self.frame(scan.start, border),
+                    None => self.state = State::Garbage { start: scan.start, at: scan.at },
+                }
+            }
+        }
+        true
+    }
+
+    /// Where the damage ends that shows at `scan.at`, if the look-ahead shows it.
+    fn resolve(&self, scan: &Scan) -> Option<usize> {
+        let bytes = &self.buffer[..self.buffer.len().min(scan.at + LOOK_AHEAD)];
+        let (start, at) = (scan.start, scan.at);
+        let streamed_past = self.too_long.is_some() || at - start > self.record_limit;
+        if !streamed_past {
+            if let Some(end) = balanced_line(bytes, start, at) {
+                return Some(end);
+            }
+            if let Some(border) = first_line_brace(bytes, start, at) {
+                return Some(border);
+            }
+        }
+        if bytes.get(at) == Some(&b'{') && begins_record(bytes, at) {
+            let swallowed = &scan.last_closed;
+            let adjacent = swallowed.end > start && bytes[swallowed.end..at].iter().all(u8::is_ascii_whitespace);
+            if adjacent && !streamed_past && swallowed.start > start && leading_keys(bytes, swallowed.start) == leading_keys(bytes, at) {
+                return Some(swallowed.start);
+            }
+            return Some(at);
+        }
+        if let Some(hidden) = brace_ending_string(bytes, &scan.last_string, start) {
+            return Some(hidden);
+        }
+        if streamed_past {
+            return None;
+        }
+        let end = balance(bytes, start)?;
+        let follows = bytes[end..].iter().find(|byte| !byte.is_ascii_whitespace());
+        let clear = end > at && matches!(follows, None | Some(b'{' | b',' | b']' | b'['));
+        clear.then_some(end)
+    }
+
+    /// Goes on to the next place where a record begins, or where the array goes on.
+    fn garbage(&mut self, start: usize, mut at: usize) -> bool {
+        let in_array = !self.arrays.is_empty();
+        if at == start
+            && let Some(end) = scalar(&self.buffer, start, self.ended)
+        {
+            self.frame(start, end);
+            return true;
+        }
+        if at == start && !self.ended && self.buffer.len() - start < LOOK_AHEAD {
+            self.state = State::Garbage { start, at };
+            return false;
+        }
+        while at < self.buffer.len() {
+            let byte = self.buffer[at];
+            let sees_enough = self.ended || self.buffer.len() - at >= LOOK_AHEAD;
+            let border = match byte {
+                b'{' if at > start => {
+                    if !sees_enough {
+                        break;
+                    }
+                    begins_record(&self.buffer, at)
+                        && (line_begins(&self.buffer, at, start) || !in_array || after_comma(&self.buffer, at, start))
+                        || starts_empty_record(&self.buffer, at, start)
+                }
+                b',' | b']' if in_array && at > start && self.too_long.is_none() => {
+                    if !sees_enough {
+                        break;
+                    }
+                    array_goes_on(&self.buffer, at)
+                }
+                _ => false,
+            };
+            if border {
+                self.frame(start, at);
+                return true;
+            }
+            at += 1;
+        }
+        self.state = State::Garbage { start, at };
+        false
+    }
+
+    /// One range of a record or of garbage, white space at its end left to the delimiters.
+    fn frame(&mut self, start: usize, border: usize) {
+        let kept = self.buffer[start..border].iter().rposition(|byte| !byte.is_ascii_whitespace()).map_or(start, |last| start + last + 1);
+        let in_array_tail = !self.arrays.is_empty() && self.buffer[start..kept].ends_with(b",") && self.too_long.is_none();
+        let end = kept - usize::from(in_array_tail && kept - start > 1);
+        let length = (end - start) as u64;
+        match self.too_long.take() {
+            Some(long) => {
+                let total = self.base + end as u64 - long.offset;
+                self.refuse_too_long(long.offset, total, long.raw);
+            }
+            None if end - start > self.record_limit => {
+                let raw = Bytes::copy_from_slice(&self.buffer[start..start + self.record_limit]);
+                self.refuse_too_long(self.base + start as u64, length, raw);
+            }
+            None => {
+                self.records.push(start..end);
+                self.coverage.records += length;
+            }
+        }
+        self.at = end;
+        self.state = State::Between;
+    }
+
+    fn refuse_too_long(&mut self, offset: u64, length: u64, raw: Bytes) {
+        self.coverage.refused += length;
+        let message = format!("{length} bytes, limits.record allows {}", self.record_limit);
+        self.refused.push(Refused { code: RejectCode::RecordTooLarge, message, offset, length, raw });
+    }
+
+    fn delimiter(&mut self, count: usize) {
+        self.at += count;
+        self.coverage.delimiters += count as u64;
+    }
+
+    /// The stream is over: what is still open is its tail.
+    fn finish(&mut self) {
+        loop {
+            let (start, tail) = match std::mem::replace(&mut self.state, State::Between) {
+                State::Between => break,
+                State::Record(scan) => (scan.start, false),
+                State::Tail(scan) => (scan.start, true),
+                State::Garbage { start, .. } => (start, false),
+            };
+            let end = self.buffer.len();
+            if tail && self.end.is_none() && self.buffer[start..end].iter().all(u8::is_ascii_whitespace) {
+                self.at = start;
+                self.delimiter(end - start);
+                break;
+            }
+            let border = if self.too_long.is_none() { first_line_brace(&self.buffer, start, end) } else { None };
+            match border {
+                Some(border) => {
+                    self.frame(start, border);
+                    self.advance();
+                }
+                None if self.end.is_some() => {
+                    self.at = start;
+                    break;
+                }
+                None => {
+                    self.frame(start, end);
+                    self.advance();
+                }
+            }
+        }
+        if let Some(stop) = self.end.take() {
+            self.refuse_tail(&stop);
+        }
+    }
+
+    /// What a damaged or limited stream leaves unframed: one refused record, perhaps of no bytes.
+    fn refuse_tail(&mut self, stop: &Stop) {
+        let (code, message) = match stop {
+            Stop::Corrupt(message) => (RejectCode::CorruptCodec, format!("{message}, after {} decoded bytes", self.coverage.decoded)),
+            Stop::Limit(limit) => (RejectCode::DecompressionLimit, format!("the object decodes to more than {limit} bytes")),
+            Stop::Io(error) => (RejectCode::CorruptCodec, error.to_string()),
+        };
+        let (offset, raw) = match self.too_long.take() {
+            Some(long) => (long.offset, long.raw),
+            None => {
+                let rest = &self.buffer[self.at..];
+                (self.base + self.at as u64, Bytes::copy_from_slice(&rest[..rest.len().min(self.record_limit)]))
+            }
+        };
+        let length = self.coverage.decoded - offset;
+        self.coverage.refused += length;
+        self.refused.push(Refused { code, message, offset, length, raw });
+        self.at = self.buffer.len();
+    }
+
+    /// Hands out the framed part of the buffer and keeps the rest.
+    fn take_frames(&mut self) -> Frames {
+        let open = match &self.state {
+            State::Between => self.at,
+            State::Record(scan) | State::Tail(scan) => scan.start,
+            State::Garbage { start, .. } => *start,
+        };
+        let keep_from = self.stream_past(open).unwrap_or(open);
+        let rest = self.buffer.split_off(keep_from);
+        let framed = std::mem::replace(&mut self.buffer, rest);
+        let base = self.base;
+        self.base += keep_from as u64;
+        self.at = self.at.saturating_sub(keep_from);
+        match &mut self.state {
+            State::Between => {}
+            State::Record(scan) | State::Tail(scan) => scan.shift(keep_from),
+            State::Garbage { start, at } => {
+                *start = start.saturating_sub(keep_from);
+                *at -= keep_from;
+            }
+        }
+        Frames { bytes: framed.into(), base, records: std::mem::take(&mut self.records), refused: std::mem::take(&mut self.refused) }
+    }
+
+    /// Where the open record is longer than it may be: keeps its first bytes and lets go of all that was scanned.
+    fn stream_past(&mut self, open: usize) -> Option<usize> {
+        if matches!(self.state, State::Between) {
+            return None;
+        }
+        let (at, tail) = match &self.state {
+            State::Between => return None,
+            State::Record(scan) => (scan.at, false),
+            State::Tail(scan) => (scan.at, true),
+            State::Garbage { at, .. } => (*at, false),
+        };
+        if self.too_long.is_none() {
+            if at - open <= self.record_limit {
+                return None;
+            }
+            if tail {
+                self.at = open;
+                return None;
+            }
+            let raw = Bytes::copy_from_slice(&self.buffer[open..open + self.record_limit]);
+            self.too_long = Some(TooLong { offset: self.base + open as u64, raw });
+        }
+        self.at = at;
+        Some(at)
+    }
+}
+
+/// End of the line that holds `at`, where everything from `start` balances exactly there.
+fn balanced_line(bytes: &[u8], start: usize, at: usize) -> Option<usize> {
+    if memchr::memchr(b'\n', &bytes[start..at]).is_some() {
+        return None;
+    }
+    let line_end = at + memchr::memchr(b'\n', &bytes[at..])?;
+    let end = balance(&bytes[..line_end], start)?;
+    bytes[end..line_end].iter().all(|byte| byte.is_ascii_whitespace() || *byte == b',').then_some(end)
+}
+
+/// First line after `start` and up to `at` that begins with a brace.
+fn first_line_brace(bytes: &[u8], start: usize, at: usize) -> Option<usize> {
+    let until = bytes.len().min(at + 1);
+    memchr::memchr_iter(b'{', &bytes[start + 1..until]).map(|found| start + 1 + found).find(|brace| bytes[brace - 1] == b'\n')
+}
+
+/// End of the value at `start` by brackets and strings alone.
+fn balance(bytes: &[u8], start: usize) -> Option<usize> {
+    let mut depth = 0_usize;
+    let mut in_string = false;
+    let mut at = start;
+    while let Some(&byte) = bytes.get(at) {
+        match byte {
+            b'\\' if in_string => at += 1,
+            b'"' => in_string = !in_string,
+            b'\n' if in_string => return None,
+            b'{' | b'[' if !in_string => depth += 1,
+            b'}' | b']' if !in_string => {
+                depth = depth.checked_sub(1)?;
+                if depth == 0 {
+                    return Some(at + 1);
+                }
+            }
+            _ => {}
+        }
+        at += 1;
+    }
+    None
+}
+
+fn skip_space(bytes: &[u8], at: usize) -> usize {
+    at + bytes.get(at..).map_or(0, |rest| rest.iter().take_while(|byte| byte.is_ascii_whitespace()).count())
+}
+
+/// `{"name":` at `at`: its key.
+fn first_key(bytes: &[u8], at: usize) -> Option<(&[u8], usize)> {
+    const MAX_KEY: usize = 128;
+    let quote = skip_space(bytes, at + 1);
+    if bytes.get(quote) != Some(&b'"') {
+        return None;
+    }
+    let inner = bytes.get(quote + 1..bytes.len().min(quote + 1 + MAX_KEY))?;
+    let length = inner.iter().position(|byte| matches!(byte, b'"' | b'\\' | b'\n' | b'{' | b'}'))?;
+    let colon = skip_space(bytes, quote + length + 2);
+    (inner[length] == b'"' && bytes.get(colon) == Some(&b':')).then(|| (&inner[..length], colon))
+}
+
+fn begins_record(bytes: &[u8], at: usize) -> bool {
+    first_key(bytes, at).is_some()
+}
+
+fn line_begins(bytes: &[u8], at: usize, start: usize) -> bool {
+    at > start && bytes[at - 1] == b'\n'
+}
+
+fn after_comma(bytes: &[u8], at: usize, start: usize) -> bool {
+    bytes[start..at].iter().rev().find(|byte| !byte.is_ascii_whitespace()) == Some(&b',')
+}
+
+/// `{}` alone on a line.
+fn starts_empty_record(bytes: &[u8], at: usize, start: usize) -> bool {
+    line_begins(bytes, at, start) && bytes.get(skip_space(bytes, at + 1)) == Some(&b'}')
+}
+
+/// A comma before a record, or the bracket that closes the array: what follows garbage inside of an array.
+fn array_goes_on(bytes: &[u8], at: usize) -> bool {
+    let next = skip_space(bytes, at + 1);
+    match bytes[at] {
+        b',' => bytes.get(next) == Some(&b'{') && begins_record(bytes, next),
+        _ => matches!(bytes.get(next), None | Some(b'}' | b',' | b'{' | b'[')),
+    }
+}
+
+/// The names of the first two fields of the object at `at`.
+fn leading_keys(bytes: &[u8], at: usize) -> Option<(&[u8], &[u8])> {
+    let (first, colon) = first_key(bytes, at)?;
+    let value = skip_space(bytes, colon + 1);
+    let end = match bytes.get(value)? {
+        b'{' | b'[' => balance(bytes, value)?,
+        b'"' => {
+            let mut at = value + 1;
+            while *bytes.get(at)? != b'"' {
+                at += 1 + usize::from(bytes[at] == b'\\');
+            }
+            at + 1
+        }
+        _ => value + bytes[value..].iter().position(|byte| matches!(byte, b',' | b'}'))?,
+    };
+    let comma = skip_space(bytes, end);
+    (bytes.get(comma) == Some(&b',')).then_some(())?;
+    Some((first, first_key(bytes, comma)?.0))
+}
+
+/// A brace that a string swallowed because the record before it was cut inside of a string.
+fn brace_ending_string(bytes: &[u8], string: &Range<usize>, start: usize) -> Option<usize> {
+    let inner = bytes.get(string.start + 1..string.end.checked_sub(1)?)?;
+    let last = inner.iter().rposition(|byte| !byte.is_ascii_whitespace())?;
+    let brace = string.start + 1 + last;
+    (bytes[brace] == b'{' && brace > start && begins_record(bytes, brace)).then_some(brace)
+}
+
+/// End of a scalar that stands alone where a record is due.
+fn scalar(bytes: &[u8], start: usize, ended: bool) -> Option<usize> {
+    let rest = &bytes[start..];
+    let length = match rest.first()? {
+        b'"' => {
+            let mut at = 1;
+            while *rest.get(at)? != b'"' {
+                if rest[at] == b'\n' {
+                    return None;
+                }
+                at += 1 + usize::from(rest[at] == b'\\');
+            }
+            at + 1
+        }
+        _ => rest
+            .iter()
+            .position(|byte| matches!(byte, b' ' | b'\t' | b'\n' | b'\r' | b',' | b'{' | b'[' | b']'))
+            .or(ended.then_some(rest.len()))?,
+    };
+    let text = std::str::from_utf8(&rest[..length]).ok()?;
+    serde_json::from_str::<serde_json::Value>(text).ok()?;
+    let after = rest.get(length);
+    (after.is_some() || ended).then_some(())?;
+    after.is_none_or(|byte| matches!(byte, b' ' | b'\t' | b'\n' | b'\r' | b',' | b'{' | b'[' | b']')).then_some(start + length)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::local::codec;
+    use std::io::Cursor;
+
+    fn frames(bytes: &[u8], block: usize, limit: u64) -> (Vec<String>, Vec<Refused>) {
+        let pointers = vec![vec!["result".to_owned(), "data".to_owned()]];
+        let mut streams = codec::open(Box::new(Cursor::new(bytes.to_vec())), bytes.len() as u64, u64::MAX / 2, 1 << 20).unwrap();
+        let mut framer = Framer::new(streams.remove(0), &pointers, limit).with_block(block);
+        let (mut records, mut refused) = (Vec::new(), Vec::new());
+        while let Some(frames) = framer.next_frames().unwrap() {
+            records.extend(frames.records.into_iter().map(|range| String::from_utf8_lossy(&frames.bytes[range]).into_owned()));
+            refused.extend(frames.refused);
+        }
+        assert!(framer.coverage().balances(), "{:?} in {:?}", framer.coverage(), String::from_utf8_lossy(bytes));
+        (records, refused)
+    }
+
+    #[track_caller]
+    fn check(bytes: &str, expected: &[&str]) {
+        for block in [1, 2, 3, 7, 64, 1 << 20] {
+            assert_eq!(frames(bytes.as_bytes(), block, 1 << 20).0, expected, "block {block}");
+        }
+    }
+
+    #[test]
+    fn every_form_of_delimiting() {
+        check("{\"a\":1}{\"a\":2}", &["{\"a\":1}", "{\"a\":2}"]);
+        check("\u{feff}{\"a\":1}\r\n\r\n {\"a\":\"}{\"}\n", &["{\"a\":1}", "{\"a\":\"}{\"}"]);
+        check("[{\"a\":1}, {\"a\":2}]\n[]", &["{\"a\":1}", "{\"a\":2}"]);
+        check("{\n  \"a\": {\n    \"b\": [1, 2]\n  }\n}\n{\n}\n", &["{\n  \"a\": {\n    \"b\": [1, 2]\n  }\n}", "{\n}"]);
+        check("", &[]);
+        check(" \n\t", &[]);
+    }
+
+    #[test]
+    fn envelopes_give_their_records() {
+        check("{\"result\":{\"data\":[{\"a\":1},{\"a\":2}],\"toVersion\":\"0\"},\"jsonrpc\":\"2.0\"}", &["{\"a\":1}", "{\"a\":2}"]);
+        check("{\"jsonrpc\":\"2.0\",\"result\":{\"x\":{\"data\":[1]},\"data\":[]}}{\"a\":1}", &["{\"a\":1}"]);
+        check("{\"result\":{\"other\":[{\"a\":1}]}}", &["{\"result\":{\"other\":[{\"a\":1}]}}"]);
+        check("{\"data\":[{\"a\":1}]}", &["{\"data\":[{\"a\":1}]}"]);
+    }
+
+    #[test]
+    fn damage_costs_itself_only() {
+        check("{\"a\":1}\n{\"a\":2,\"b\":\n{\"a\":3}\n{\"a\":4}\n", &["{\"a\":1}", "{\"a\":2,\"b\":", "{\"a\":3}", "{\"a\":4}"]);
+        check("{\"a\":\"cut\n{\"a\":3}\n", &["{\"a\":\"cut", "{\"a\":3}"]);
+        check("{\"a\":1}xyz\n{\"a\":2}", &["{\"a\":1}", "xyz", "{\"a\":2}"]);
+        check("{\"a\":1}}{\"a\":2}", &["{\"a\":1}", "}", "{\"a\":2}"]);
+        check("{\"a\":nope}{\"a\":2}", &["{\"a\":nope}", "{\"a\":2}"]);
+        check("{\"a\":1,}{\"a\":}{\"a\":2}", &["{\"a\":1,}", "{\"a\":}", "{\"a\":2}"]);
+        check("{\"a\":1,\"b\":2{\"a\":3,\"b\":4}{\"a\":5}", &["{\"a\":1,\"b\":2", "{\"a\":3,\"b\":4}", "{\"a\":5}"]);
+        check("{\"a\":1,\"b\":\"cu{\"a\":3,\"b\":4}{\"a\":5}", &["{\"a\":1,\"b\":\"cu", "{\"a\":3,\"b\":4}", "{\"a\":5}"]);
+        check("{\"a\":1,\"b\":{\"a\":3,\"b\":4}{\"a\":5,\"b\":6}", &["{\"a\":1,\"b\":", "{\"a\":3,\"b\":4}", "{\"a\":5,\"b\":6}"]);
+        check("{\"a\":\"say \"hi\" to\",\"b\":1}\n{\"a\":2}\n", &["{\"a\":\"say \"hi\" to\",\"b\":1}", "{\"a\":2}"]);
+        check("{\"a\":1 \"b\":2}{\"a\":2}", &["{\"a\":1 \"b\":2}", "{\"a\":2}"]);
+        check("{\"a\":1}\n{\"a\":2,\"b\":[1,{", &["{\"a\":1}", "{\"a\":2,\"b\":[1,{"]);
+        check("[{\"a\":1},oops,{\"a\":2}]", &["{\"a\":1}", "oops", "{\"a\":2}"]);
+        check("[{\"a\":1},{\"a\":x},[3],7,{\"a\":2}]{\"a\":9}", &["{\"a\":1}", "{\"a\":x}", "[3]", "7", "{\"a\":2}", "{\"a\":9}"]);
+    }
+
+    #[test]
+    fn scalars_and_runs_of_garbage() {
+        check("42\n\"text\"\n{\"a\":1}null", &["42", "\"text\"", "{\"a\":1}", "null"]);
+        check("foo bar\nbaz\n{\"a\":1}\n", &["foo bar\nbaz", "{\"a\":1}"]);
+        check("\0\0\0{\"a\":1}", &["\0\0\0", "{\"a\":1}"]);
+    }
+
+    #[test]
+    fn long_records_are_streamed_past() {
+        let long = format!("{{\"a\":\"{}\"}}", "x".repeat(200_000));
+        let text = format!("{{\"a\":1}}{long}{{\"a\":2}}\n");
+        for block in [17, 4096, 1 << 20] {
+            let (records, refused) = frames(text.as_bytes(), block, 1000);
+            assert_eq!(records, ["{\"a\":1}", "{\"a\":2}"]);
+            assert_eq!((refused[0].offset, refused[0].length), (7, long.len() as u64));
+            assert_eq!(refused[0].raw, long.as_bytes()[..1000]);
+            assert_eq!(refused.len(), 1);
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! The local engine: one batch from bronze objects to staged files, on this machine.
+//!
+//! [`stage`] is its seven steps in order. Objects are read ahead, a few at a time, each by a thread of its own that frames,
+//! decodes, reconciles, validates and enriches chunk by chunk; the chunks meet again in the order of the plan, where they are
+//! deduped and written. So the outcome does not depend on how many threads there are, and memory is bounded by the chunks in
+//! flight: [`CHUNKS_AHEAD`] for each object being read.
+
+pub mod codec;
+pub mod decode;
+pub mod dedupe;
+pub mod enrich;
+pub mod frame;
+pub mod reconcile;
+pub mod validate;
+pub mod write;
+
+use std::sync::Arc;
+
+use futures::StreamExt;
+use tokio::sync::mpsc;
+
+use crate::domain::{BronzeObject, Layout};
+use crate::plan::BatchPlan;
+use crate::silver::SilverError;
+use crate::silver::keys::TableKeys;
+use crate::store::{Store, StoreError};
+
+use decode::{Origin, decode};
+use dedupe::Dedupe;
+use enrich::{EnrichError, Enriched, enrich};
+use frame::{Coverage, FrameError, Framer};
+use reconcile::reconcile;
+use validate::validate;
+use write::Writer;
+pub use write::{Example, RejectSummary, Staged, Tables};
+
+/// Chunks of one object that wait for their turn.
+const CHUNKS_AHEAD: usize = 2;
+
+#[derive(Debug, thiserror::Error)]
+pub enum StageError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Silver(#[from] SilverError),
+    #[error(transparent)]
+    Enrich(#[from] EnrichError),
+    #[error("{file}: {source}")]
+    Frame { file: String, source: FrameError },
+    #[error("{file}: of {decoded} decoded bytes {covered} were accounted for; this is a bug, nothing was committed")]
+    Coverage { file: String, decoded: u64, covered: u64 },
+    #[error("reading {file} ended early: {message}")]
+    Task { file: String, message: String },
+}
+
+/// What stages batches.
+#[derive(Debug, Clone)]
+pub struct Engine {
+    pub bronze: Store,
+    /// Objects read at the same time.
+    pub threads: usize,
+    /// Decoded bytes per chunk.
+    pub chunk: usize,
+    /// Called with the stored bytes of each object that was read.
+    pub progress: Progress,
+}
+
+/// Hears of every object that was read.
+#[derive(Clone)]
+pub struct Progress(pub Arc<dyn Fn(u64) + Send + Sync>);
+
+impl std::fmt::Debug for Progress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Progress")
+    }
+}
+
+/// What the reader of an object sends on.
+enum Piece {
+    Chunk(Box<Enriched>),
+    End { layout: Layout, decoded: u64, stored: u64 },
+}
+
+/// Stages a batch: frame → decode → reconcile → validate → enrich, object by object; → dedupe → write, in order.
+pub async fn stage(engine: &Engine, plan: &Arc<BatchPlan>, tables: &Tables) -> Result<Staged, StageError> {
+    let keys = TableKeys::open(&tables.silver, plan.of.columns.clone(), &plan.of.source.database).await?;
+    let mut dedupe = Dedupe::new(keys);
+    let mut writer = Writer::new(plan, tables);
+    let mut pieces = read_ahead(engine, plan, |frames, origin, plan| {
+        let decoded = decode(frames, origin, &plan.of.job);
+        enrich(validate(reconcile(decoded, &plan.of), &plan.of), plan)
+    });
+    while let Some(piece) = pieces.next().await {
+        if let Err(error) = settle(piece, engine, &mut dedupe, &mut writer).await {
+            writer.abort().await;
+            return Err(error);
+        }
+    }
+    writer.close().await
+}
+
+async fn settle(piece: Result<Piece, StageError>, engine: &Engine, dedupe: &mut Dedupe, writer: &mut Writer<'_>) -> Result<(), StageError> {
+    match piece? {
+        Piece::Chunk(chunk) => writer.write(dedupe.dedupe(*chunk).await?).await,
+        Piece::End { layout, decoded, stored } => {
+            writer.object_read(layout, decoded);
+            (engine.progress.0)(stored);
+            Ok(())
+        }
+    }
+}
+
+type Transform = fn(frame::Frames, &Origin, &BatchPlan) -> Result<Enriched, EnrichError>;
+
+/// Reads `threads` objects at a time and yields their pieces in the order of the plan.
+fn read_ahead(
+    engine: &Engine,
+    plan: &Arc<BatchPlan>,
+    transform: Transform,
+) -> impl futures::Stream<Item = Result<Piece, StageError>> + Unpin {
+    let objects = plan.objects.clone();
+    let (engine, plan) = (engine.clone(), plan.clone());
+    let threads = engine.threads.max(1);
+    let readers = futures::stream::iter(objects).map(move |object| {
+        let (sender, receiver) = mpsc::channel(CHUNKS_AHEAD);
+        let (engine, plan) = (engine.clone(), plan.clone());
+        let task = tokio::spawn(async move { read_object(&engine, &plan, object, transform, sender).await });
+        async move {
+            // Started here, drained in order below.
+            drop(task);
+            receiver
+        }
+    });
+    Box::pin(readers.buffered(threads).flat_map(|receiver| {
+        futures::stream::unfold(receiver, |mut receiver| async move { receiver.recv().await.map(|piece| (piece, receiver)) })
+    }))
+}
+
+async fn read_object(
+    engine: &Engine,
+    plan: &Arc<BatchPlan>,
+    object: BronzeObject,
+    transform: Transform,
+    sender: mpsc::Sender<Result<Piece, StageError>>,
+) {
+    let file = object.key.clone();
+    let reader = match engine.bronze.reader(&object.key, &object.version).await {
+        Ok(reader) => reader,
+        Err(error) => {
+            let _ = sender.send(Err(error.into())).await;
+            return;
+        }
+    };
+    let (plan, blocking, chunk) = (plan.clone(), sender.clone(), engine.chunk);
+    let read = tokio::task::spawn_blocking(move || {
+        if let Err(error) = frame_object(reader, &object, &plan, chunk, transform, &blocking) {
+            let _ = blocking.blocking_send(Err(error));
+        }
+    });
+    if let Err(error) = read.await {
+        let _ = sender.send(Err(StageError::Task { file, message: error.to_string() })).await;
+    }
+}
+
+/// Step 1 and what follows it, on one thread. A receiver that is gone means that the batch was given up.
+fn frame_object(
+    reader: Box<dyn std::io::Read + Send>,
+    object: &BronzeObject,
+    plan: &BatchPlan,
+    chunk: usize,
+    transform: Transform,
+    sender: &mpsc::Sender<Result<Piece, StageError>>,
+) -> Result<(), StageError> {
+    let limits = &plan.of.job.limits;
+    let failed = |file: &str| {
+        let file = file.to_owned();
+        move |source: FrameError| StageError::Frame { file, source }
+    };
+    let streams = codec::open(reader, object.size, limits.decoded_of(object.size), limits.archive).map_err(|stop| {
+        let source = match stop {
+            codec::Stop::Io(source) => source,
+            other => std::io::Error::other(format!("{other:?}")),
+        };
+        failed(&object.key)(FrameError::Read { at: 0, source })
+    })?;
+    let shared = Arc::new(object.clone());
+    let mut decoded = 0;
+    for stream in streams {
+        let file: Arc<str> = match &stream.member {
+            Some(member) => format!("{}!/{member}", object.key).into(),
+            None => object.key.as_str().into(),
+        };
+        let origin = Origin { object: shared.clone(), file: file.clone() };
+        let mut framer = Framer::new(stream, &plan.of.job.records_at, limits.record).with_block(chunk);
+        while let Some(frames) = framer.next_frames().map_err(failed(&file))? {
+            let enriched = transform(frames, &origin, plan)?;
+            if sender.blocking_send(Ok(Piece::Chunk(Box::new(enriched)))).is_err() {
+                return Ok(());
+            }
+        }
+        decoded += check_coverage(&file, framer.coverage())?;
+    }
+    let _ = sender.blocking_send(Ok(Piece::End { layout: object.layout, decoded, stored: object.size }));
+    Ok(())
+}
+
+/// Invariant 1, by bytes: records + delimiters + refused ranges = decoded bytes.
+fn check_coverage(file: &str, coverage: Coverage) -> Result<u64, StageError> {
+    if coverage.balances() {
+        return Ok(coverage.decoded);
+    }
+    let covered = coverage.records + coverage.delimiters + coverage.refused;
+    Err(StageError::Coverage { file: file.to_owned(), decoded: coverage.decoded, covered })
+}

@@ -1,0 +1,297 @@
+//! Jobs: `jobs/<Entity>.yaml` as written ([`written`]) → settings as meant ([`Job`]). The border between the two is [`Job::load`].
+//!
+//! Defaults live in `written`; everything behind the border is checked, typed and unit-bearing. A job is then checked against
+//! its contract ([`Job::check_against`]): keys, event time and derivations must name properties of the right type.
+
+mod written;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::contract::{Contract, Type};
+use crate::domain::{Mistake, PartitionColumn, Source};
+
+#[derive(Debug, thiserror::Error)]
+pub enum LoadJobError {
+    #[error("no job for entity `{entity}`: {} does not exist (known entities: {})", path.display(), known.join(", "))]
+    UnknownEntity { entity: String, path: PathBuf, known: Vec<String> },
+    #[error("cannot read {}: {source}", path.display())]
+    Read { path: PathBuf, source: std::io::Error },
+    #[error(transparent)]
+    Mistake(Box<Mistake>),
+    #[error("job `{entity}` knows no country `{country}` (known: {})", known.join(", "))]
+    UnknownCountry { entity: String, country: String, known: Vec<String> },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Where {
+    Path,
+    Payload,
+    Either,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnConflict {
+    Quarantine,
+    Path,
+    Payload,
+}
+
+/// The truth about one column that may stand in the path, in the payload or in both.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PartitionRule {
+    pub place: Where,
+    pub on_conflict: OnConflict,
+    /// A TIMESTAMP property to take it from if neither has it.
+    pub derive: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UnknownFields {
+    Rescue,
+    Ignore,
+    Quarantine,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnChangedObject {
+    Reread,
+    Ignore,
+    Stop,
+}
+
+/// When a batch is not committed.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Gate {
+    /// Rejects ÷ records read.
+    pub max_reject_share: f64,
+    /// The share stops nothing below this many rejects.
+    pub share_from: u64,
+    pub max_reject_count: Option<u64>,
+    pub warn_share: f64,
+}
+
+/// The bounds of one job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of one record.
+    pub record: u64,
+    /// Levels of one record.
+    pub nesting: usize,
+    /// Decoded bytes of one object, at most.
+    pub decoded: u64,
+    /// Decoded bytes that every object may have, whatever its ratio.
+    pub decoded_floor: u64,
+    /// Decoded ÷ stored bytes.
+    pub decoded_ratio: u64,
+    /// Stored bytes of a zip object.
+    pub archive: u64,
+    /// Stored bytes of one batch.
+    pub batch: u64,
+    pub batch_objects: usize,
+    /// Parquet files open at once.
+    pub open_partitions: usize,
+}
+
+impl Limits {
+    /// Decoded bytes that an object of `stored` bytes may have.
+    pub fn decoded_of(&self, stored: u64) -> u64 {
+        self.decoded.min(self.decoded_floor.max(self.decoded_ratio.saturating_mul(stored)))
+    }
+}
+
+/// How silver's files are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Table {
+    /// Bytes at which a file is closed.
+    pub file: u64,
+    /// Encoded bytes of a row group.
+    pub row_group: u64,
+    /// Of ZSTD.
+    pub compression_level: i32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lease {
+    /// A claim that is not renewed for this long may be taken over.
+    pub duration: Duration,
+    /// How long a commit is tried against other writers.
+    pub commit_deadline: Duration,
+}
+
+/// One entity's job, as meant.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Job {
+    pub entity: String,
+    database: String,
+    pub countries: Vec<String>,
+    /// Top-level properties; the database is always part of the key.
+    pub key: Vec<String>,
+    pub event_time: Option<String>,
+    pub partition_by: Vec<String>,
+    /// Where an API envelope keeps its records: the tokens of each JSON Pointer.
+    pub records_at: Vec<Vec<String>>,
+    partitions: [PartitionRule; 5],
+    pub unknown_fields: UnknownFields,
+    pub on_changed_object: OnChangedObject,
+    pub gate: Gate,
+    pub limits: Limits,
+    pub table: Table,
+    pub lease: Lease,
+    /// Changes whenever the file's content does.
+    pub fingerprint: String,
+    /// The file, for mistakes that only its contract shows.
+    file: String,
+    text: String,
+}
+
+impl Job {
+    /// Reads `dir/<entity>.yaml`.
+    pub fn load(dir: &Path, entity: &str) -> Result<Self, LoadJobError> {
+        let path = dir.join(format!("{entity}.yaml"));
+        let plain = entity.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-');
+        match std::fs::read_to_string(&path) {
+            Ok(text) if plain => {
+                Self::from_text(&path.display().to_string(), text).map_err(|mistake| LoadJobError::Mistake(Box::new(mistake)))
+            }
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(LoadJobError::Read { path, source }),
+            _ => Err(LoadJobError::UnknownEntity { entity: entity.to_owned(), known: known_entities(dir), path }),
+        }
+    }
+
+    pub fn from_text(file: &str, text: String) -> Result<Self, Mistake> {
+        written::JobFile::parse(file, &text)?.meant(file, text)
+    }
+
+    /// The source of a country.
+    pub fn source(&self, country: &str) -> Result<Source, LoadJobError> {
+        if !self.countries.iter().any(|known| known == country) {
+            return Err(LoadJobError::UnknownCountry {
+                entity: self.entity.clone(),
+                country: country.to_owned(),
+                known: self.countries.clone(),
+            });
+        }
+        Ok(Source { entity: self.entity.clone(), database: self.database.replace("{country}", country) })
+    }
+
+    pub fn partition(&self, column: PartitionColumn) -> &PartitionRule {
+        &self.partitions[column as usize]
+    }
+
+    pub fn partitioned_by_date(&self) -> bool {
+        self.partition_by.iter().any(|column| column == "event_date")
+    }
+
+    /// Every property that the job names exists in the contract's newest version, with a type that serves.
+    pub fn check_against(&self, contract: &Contract) -> Result<(), Mistake> {
+        let root = &contract.latest().root;
+        for name in &self.key {
+            match root.property(name).map(|property| &property.shape.ty) {
+                None => return Err(self.mistake(name, format!("key property `{name}` is not in the contract of {}", self.entity))),
+                Some(Type::Struct(_) | Type::Map(_) | Type::List(_) | Type::Json { .. } | Type::Double) => {
+                    return Err(self.mistake(name, format!("key property `{name}` has a type that cannot be a key")));
+                }
+                Some(_) => {}
+            }
+        }
+        let instants = PartitionColumn::ALL.iter().filter_map(|column| self.partition(*column).derive.as_ref());
+        for name in instants.chain(&self.event_time) {
+            if !root.property(name).is_some_and(|property| matches!(property.shape.ty, Type::Timestamp { .. })) {
+                return Err(self.mistake(name, format!("`{name}` is not a TIMESTAMP property of the contract of {}", self.entity)));
+            }
+        }
+        Ok(())
+    }
+
+    fn mistake(&self, needle: &str, message: String) -> Mistake {
+        written::mistake_at(&self.file, &self.text, needle, message, None)
+    }
+}
+
+/// Entities that have a job file, sorted.
+pub fn known_entities(dir: &Path) -> Vec<String> {
+    let Ok(entries) = std::fs::read_dir(dir) else { return Vec::new() };
+    let mut names: Vec<String> = entries
+        .filter_map(Result::ok)
+        .map(|entry| entry.path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "yaml"))
+        .filter_map(|path| Some(path.file_stem()?.to_str()?.to_owned()))
+        .collect();
+    names.sort();
+    names
+}
+
+/// `16 MiB`, `64KiB`, `1 GB`, `512`: bytes.
+pub fn parse_bytes(text: &str) -> Option<u64> {
+    let text = text.trim();
+    let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let factor: f64 = match unit.trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 1.0,
+        "k" | "kib" => 1024.0,
+        "m" | "mib" => 1024.0 * 1024.0,
+        "g" | "gib" => 1024.0 * 1024.0 * 1024.0,
+        "t" | "tib" => 1024.0 * 1024.0 * 1024.0 * 1024.0,
+        "kb" => 1e3,
+        "mb" => 1e6,
+        "gb" => 1e9,
+        "tb" => 1e12,
+        _ => return None,
+    };
+    let bytes = number.parse::<f64>().ok()? * factor;
+    (bytes >= 0.0 && bytes < 9e18).then_some(bytes as u64)
+}
+
+/// `120 s`, `10 min`, `500 ms`, `1 h`, `7 d`.
+pub fn parse_duration_setting(text: &str) -> Option<Duration> {
+    let text = text.trim();
+    let split = text.find(|c: char| !c.is_ascii_digit())?;
+    let (number, unit) = text.split_at(split);
+    let millis: u64 = match unit.trim() {
+        "ms" => 1,
+        "s" => 1000,
+        "min" | "m" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        _ => return None,
+    };
+    Some(Duration::from_millis(number.parse::<u64>().ok()?.checked_mul(millis)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn job(text: &str) -> Result<Job, String> {
+        Job::from_text("jobs/X.yaml", text.to_owned()).map_err(|mistake| mistake.to_string())
+    }
+
+    #[test]
+    fn entity_and_key_are_enough() {
+        let job = job("entity: FaultData\nkey: [id]\n").unwrap();
+        assert_eq!(job.source("de").unwrap().database, "fleetdb_de");
+        assert_eq!(job.partition_by, ["database"]);
+        assert_eq!(job.limits.record, 16 << 20);
+        assert!(job.source("xx").is_err());
+    }
+
+    #[test]
+    fn mistakes_name_their_line() {
+        let unknown = job("entity: FaultData\nkey: [id]\nlimits: {recrod: 1 MiB}\n").unwrap_err();
+        assert!(unknown.starts_with("jobs/X.yaml:3:"), "{unknown}");
+        let unit = job("entity: FaultData\nkey: [id]\nlimits:\n  record: 1 parsec\n").unwrap_err();
+        assert!(unit.starts_with("jobs/X.yaml:4:") && unit.contains("16 MiB"), "{unit}");
+        let share = job("entity: FaultData\nkey: [id]\ngate:\n  max_reject_share: 3\n").unwrap_err();
+        assert!(share.starts_with("jobs/X.yaml:4:"), "{share}");
+    }
+
+    #[test]
+    fn sizes_and_times() {
+        assert_eq!(parse_bytes("16 MiB"), Some(16 << 20));
+        assert_eq!(parse_bytes("1.5k"), Some(1536));
+        assert_eq!(parse_bytes("1 parsec"), None);
+        assert_eq!(parse_duration_setting("2 min"), Some(Duration::from_secs(120)));
+        assert_eq!(parse_duration_setting("7"), None);
+    }
+}

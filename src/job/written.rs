@@ -1,0 +1,346 @@
+//! The job file as people write it, with every default; and the one way from there to what is meant.
+
+use serde::Deserialize;
+
+use super::{
+    Gate, Job, Lease, Limits, OnChangedObject, OnConflict, PartitionRule, Table, UnknownFields, Where, parse_bytes, parse_duration_setting,
+};
+use crate::domain::{Mistake, PartitionColumn};
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JobFile {
+    entity: String,
+    #[serde(default = "default_database")]
+    database: String,
+    #[serde(default = "default_countries")]
+    countries: Vec<String>,
+    #[serde(default)]
+    mode: ModeFile,
+    key: Vec<String>,
+    event_time: Option<String>,
+    partition_by: Option<Vec<String>>,
+    #[serde(default = "default_records_at")]
+    records_at: Vec<String>,
+    #[serde(default)]
+    partitions: PartitionsFile,
+    #[serde(default)]
+    unknown_fields: UnknownFieldsFile,
+    #[serde(default)]
+    on_changed_object: OnChangedFile,
+    #[serde(default)]
+    gate: GateFile,
+    #[serde(default)]
+    limits: LimitsFile,
+    #[serde(default)]
+    table: TableFile,
+    #[serde(default)]
+    lease: LeaseFile,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum ModeFile {
+    #[default]
+    Append,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PartitionsFile {
+    #[serde(default)]
+    database: PartitionFile,
+    #[serde(default)]
+    entity: PartitionFile,
+    #[serde(default)]
+    year: PartitionFile,
+    #[serde(default)]
+    month: PartitionFile,
+    #[serde(default)]
+    day: PartitionFile,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PartitionFile {
+    #[serde(default, rename = "where")]
+    place: WhereFile,
+    #[serde(default)]
+    on_conflict: OnConflictFile,
+    derive: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum WhereFile {
+    Path,
+    Payload,
+    #[default]
+    Either,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum OnConflictFile {
+    #[default]
+    Quarantine,
+    Path,
+    Payload,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum UnknownFieldsFile {
+    #[default]
+    Rescue,
+    Ignore,
+    Quarantine,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum OnChangedFile {
+    #[default]
+    Reread,
+    Ignore,
+    Stop,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct GateFile {
+    max_reject_share: f64,
+    share_from: u64,
+    max_reject_count: Option<u64>,
+    warn_share: f64,
+}
+
+impl Default for GateFile {
+    fn default() -> Self {
+        Self { max_reject_share: 0.10, share_from: 1000, max_reject_count: None, warn_share: 0.01 }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct LimitsFile {
+    record: String,
+    nesting: usize,
+    decoded: String,
+    decoded_floor: String,
+    decoded_ratio: u64,
+    archive: String,
+    batch: String,
+    batch_objects: usize,
+    open_partitions: usize,
+}
+
+impl Default for LimitsFile {
+    fn default() -> Self {
+        Self {
+            record: "16 MiB".to_owned(),
+            nesting: 64,
+            decoded: "64 GiB".to_owned(),
+            decoded_floor: "64 MiB".to_owned(),
+            decoded_ratio: 200,
+            archive: "1 GiB".to_owned(),
+            batch: "1 GiB".to_owned(),
+            batch_objects: 10_000,
+            open_partitions: 64,
+        }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct TableFile {
+    file: String,
+    row_group: String,
+    compression_level: i32,
+}
+
+impl Default for TableFile {
+    fn default() -> Self {
+        Self { file: "128 MiB".to_owned(), row_group: "32 MiB".to_owned(), compression_level: 1 }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct LeaseFile {
+    duration: String,
+    commit_deadline: String,
+}
+
+impl Default for LeaseFile {
+    fn default() -> Self {
+        Self { duration: "120 s".to_owned(), commit_deadline: "10 min".to_owned() }
+    }
+}
+
+fn default_database() -> String {
+    "fleetdb_{country}".to_owned()
+}
+
+fn default_countries() -> Vec<String> {
+    ["de", "fr", "it", "es", "uk"].map(str::to_owned).to_vec()
+}
+
+fn default_records_at() -> Vec<String> {
+    vec!["/result/data".to_owned()]
+}
+
+/// A mistake at the first place where the text says `needle`.
+pub fn mistake_at(file: &str, text: &str, needle: &str, message: String, help: Option<&str>) -> Mistake {
+    let span = text.find(needle).map_or(0..0, |at| at..at + needle.len());
+    Mistake { file: file.to_owned(), text: text.to_owned(), span, message, help: help.map(str::to_owned) }
+}
+
+impl JobFile {
+    pub fn parse(file: &str, text: &str) -> Result<Self, Mistake> {
+        serde_saphyr::from_str(text).map_err(|error| {
+            let error = error.without_snippet();
+            let start = error.location().map_or(0, |location| line_column_offset(text, location.line(), location.column()));
+            let end = text[start..].find(['\n', ':', ',', '}']).map_or(text.len(), |length| start + length.max(1));
+            let message = error.to_string();
+            Mistake {
+                file: file.to_owned(),
+                text: text.to_owned(),
+                span: start..end,
+                message: message.split(" at line").next().unwrap_or(&message).to_owned(),
+                help: Some("docs/jobs.md lists every setting".to_owned()),
+            }
+        })
+    }
+
+    pub fn meant(self, file: &str, text: String) -> Result<Job, Mistake> {
+        let ModeFile::Append = self.mode;
+        let fail = |needle: &str, message: &str, help: &str| mistake_at(file, &text, needle, message.to_owned(), Some(help));
+        let size = |needle: &str, written: &str| match parse_bytes(written) {
+            Some(bytes) if bytes > 0 => Ok(bytes),
+            _ => Err(fail(needle, &format!("`{written}` is no size"), "write it like 16 MiB")),
+        };
+        let time = |needle: &str, written: &str| match parse_duration_setting(written) {
+            Some(duration) => Ok(duration),
+            _ => Err(fail(needle, &format!("`{written}` is no time"), "write it like 120 s")),
+        };
+        let count = |needle: &str, written: usize| match written {
+            0 => Err(fail(needle, &format!("`{needle}` must be at least 1"), "docs/jobs.md says what it bounds")),
+            count => Ok(count),
+        };
+        if self.key.is_empty() {
+            return Err(fail("key", "a job needs at least one key property", "key: [id]"));
+        }
+        for (name, share) in [("max_reject_share", self.gate.max_reject_share), ("warn_share", self.gate.warn_share)] {
+            if !(0.0..=1.0).contains(&share) {
+                return Err(fail(name, &format!("`{name}` is a share from 0 to 1"), "0.10 means ten percent"));
+            }
+        }
+        if !self.database.contains("{country}") {
+            return Err(fail("database", "the database template has no {country}", "database: fleetdb_{country}"));
+        }
+        if let Some(bad) = self.records_at.iter().find(|pointer| !pointer.starts_with('/')) {
+            return Err(fail(bad, "records_at takes JSON Pointers", "records_at: [/result/data]"));
+        }
+        let partition_by = self.partition_by.unwrap_or_else(|| match self.event_time {
+            Some(_) => vec!["database".to_owned(), "event_date".to_owned()],
+            None => vec!["database".to_owned()],
+        });
+        match partition_by.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+            ["database"] => {}
+            ["database", "event_date"] if self.event_time.is_some() => {}
+            ["database", "event_date"] => return Err(fail("partition_by", "event_date needs an event_time", "event_time: dateTime")),
+            _ => {
+                return Err(fail(
+                    "partition_by",
+                    "a table is partitioned by database, or by database and event_date",
+                    "partition_by: [database, event_date]",
+                ));
+            }
+        }
+        let limits = Limits {
+            record: size("record:", &self.limits.record)?,
+            nesting: count("nesting", self.limits.nesting)?,
+            decoded: size("decoded:", &self.limits.decoded)?,
+            decoded_floor: size("decoded_floor", &self.limits.decoded_floor)?,
+            decoded_ratio: self.limits.decoded_ratio.max(1),
+            archive: size("archive", &self.limits.archive)?,
+            batch: size("batch:", &self.limits.batch)?,
+            batch_objects: count("batch_objects", self.limits.batch_objects)?,
+            open_partitions: count("open_partitions", self.limits.open_partitions)?,
+        };
+        let table = Table {
+            file: size("file:", &self.table.file)?,
+            row_group: size("row_group", &self.table.row_group)?,
+            compression_level: self.table.compression_level,
+        };
+        if !(1..=22).contains(&table.compression_level) {
+            return Err(fail("compression_level", "ZSTD has levels 1 to 22", "compression_level: 1"));
+        }
+        let lease = Lease {
+            duration: time("duration", &self.lease.duration)?,
+            commit_deadline: time("commit_deadline", &self.lease.commit_deadline)?,
+        };
+        let PartitionsFile { database, entity, year, month, day } = self.partitions;
+        Ok(Job {
+            fingerprint: format!("{:032x}", xxhash_rust::xxh3::xxh3_128(text.as_bytes())),
+            entity: self.entity,
+            database: self.database,
+            countries: self.countries,
+            key: self.key,
+            event_time: self.event_time,
+            partition_by,
+            records_at: self.records_at.iter().map(|pointer| crate::contract::pointer(pointer)).collect(),
+            partitions: [database, entity, year, month, day].map(PartitionFile::meant),
+            unknown_fields: match self.unknown_fields {
+                UnknownFieldsFile::Rescue => UnknownFields::Rescue,
+                UnknownFieldsFile::Ignore => UnknownFields::Ignore,
+                UnknownFieldsFile::Quarantine => UnknownFields::Quarantine,
+            },
+            on_changed_object: match self.on_changed_object {
+                OnChangedFile::Reread => OnChangedObject::Reread,
+                OnChangedFile::Ignore => OnChangedObject::Ignore,
+                OnChangedFile::Stop => OnChangedObject::Stop,
+            },
+            gate: Gate {
+                max_reject_share: self.gate.max_reject_share,
+                share_from: self.gate.share_from,
+                max_reject_count: self.gate.max_reject_count,
+                warn_share: self.gate.warn_share,
+            },
+            limits,
+            table,
+            lease,
+            file: file.to_owned(),
+            text,
+        })
+    }
+}
+
+impl PartitionFile {
+    fn meant(self) -> PartitionRule {
+        PartitionRule {
+            place: match self.place {
+                WhereFile::Path => Where::Path,
+                WhereFile::Payload => Where::Payload,
+                WhereFile::Either => Where::Either,
+            },
+            on_conflict: match self.on_conflict {
+                OnConflictFile::Quarantine => OnConflict::Quarantine,
+                OnConflictFile::Path => OnConflict::Path,
+                OnConflictFile::Payload => OnConflict::Payload,
+            },
+            derive: self.derive,
+        }
+    }
+}
+
+fn line_column_offset(text: &str, line: u64, column: u64) -> usize {
+    let line_start: usize = text.split_inclusive('\n').take(line.saturating_sub(1) as usize).map(str::len).sum();
+    let rest = text.get(line_start..).unwrap_or_default();
+    let within = rest.char_indices().nth(column.saturating_sub(1) as usize).map_or(rest.len(), |(at, _)| at);
+    (line_start + within).min(text.len())
+}
+
+// Kept beside the file types so that the order of `partitions` above and of the columns cannot drift apart.
+const _: () = assert!(PartitionColumn::Database as usize == 0 && PartitionColumn::Day as usize == 4);

@@ -1,0 +1,453 @@
+//! The ledger: what was intended, per source. The Delta log alone says what is committed.
+//!
+//! One source has one log of create-only, numbered entries. An entry is written at head + 1 by whoever has read up to the head;
+//! a writer that finds the number taken reads on and decides again. So claims, intents and releases happen one after the other,
+//! for every process that looks, with nothing but put-if-absent:
+//! * a **claim** takes object versions that no one has; its lease is an object of its own that the owner renews;
+//! * a **release** gives them back: the batch was stopped, abandoned by its owner, or its lease ran out;
+//! * an **intent** k says what the claim's batch commits. A claim that was released cannot become an intent any more, so a run that
+//!   lost its lease cannot commit behind its successor's back, and the numbers of intents have no gaps.
+//!
+//! An intent is written only when the one before it is committed; so at most one intent of a source is open, and whoever comes
+//! next finishes it. Entries are folded into a sorted snapshot now and then; finding what is new is a merge of that with the listing.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use futures::TryStreamExt;
+use serde::{Deserialize, Serialize};
+
+use crate::domain::{BronzeObject, Records, Source};
+use crate::silver::Append;
+use crate::store::{Store, StoreError};
+
+/// Entries after which the log is folded.
+const FOLD_EVERY: u64 = 64;
+const FORMAT: u32 = 1;
+
+#[derive(Debug, thiserror::Error)]
+pub enum LedgerError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("ledger entry {path} is not readable: {source}")]
+    Parse { path: String, source: serde_json::Error },
+    #[error("ledger entry {path} has format {found}, this program knows up to {FORMAT}; update the program")]
+    Format { path: String, found: u32 },
+    #[error("ledger snapshot {path} is not readable: {source}")]
+    Snapshot { path: String, source: std::io::Error },
+    #[error("the claim {claim} was taken over by another run after its lease ran out; nothing of it was committed")]
+    Lost { claim: String },
+}
+
+/// Files of one table that an intent commits.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct TableAppend {
+    pub table: String,
+    pub append: Append,
+}
+
+/// What a batch will commit, in commit order.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Intent {
+    pub k: i64,
+    pub claim: String,
+    pub run: String,
+    pub tables: Vec<TableAppend>,
+    pub records: Records,
+    pub job: String,
+    pub contract: String,
+}
+
+/// Object versions that a batch has taken.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Claim {
+    pub id: String,
+    pub run: String,
+    /// (key, version) in the batch's order.
+    pub objects: Vec<(String, String)>,
+    pub at: DateTime<Utc>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum What {
+    Claim(Claim),
+    Release { claim: String, run: String, why: String },
+    Intent(Box<Intent>),
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Entry {
+    format: u32,
+    /// Tells our own entry from another's where the store's answer was lost.
+    nonce: String,
+    at: DateTime<Utc>,
+    what: What,
+}
+
+/// A renewable promise that a claim's owner is alive.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct LeaseFile {
+    expires: DateTime<Utc>,
+}
+
+/// The source as of one entry.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+struct State {
+    head: u64,
+    /// Objects that some intent has committed: key → version.
+    known: BTreeMap<String, String>,
+    claims: BTreeMap<String, Claim>,
+    intent: Option<Intent>,
+}
+
+impl State {
+    fn apply(&mut self, seq: u64, entry: Entry) {
+        self.head = seq;
+        match entry.what {
+            What::Claim(claim) => {
+                self.claims.insert(claim.id.clone(), claim);
+            }
+            What::Release { claim, .. } => {
+                self.claims.remove(&claim);
+            }
+            What::Intent(intent) => {
+                if let Some(claim) = self.claims.remove(&intent.claim) {
+                    self.known.extend(claim.objects);
+                }
+                self.intent = Some(*intent);
+            }
+        }
+    }
+}
+
+/// How an object stands to the ledger.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Standing {
+    New,
+    /// Known under another version.
+    Changed,
+    Known,
+    /// Another run's claim holds it.
+    Held {
+        run: String,
+    },
+}
+
+/// One source's ledger.
+#[derive(Debug)]
+pub struct Ledger {
+    store: Store,
+    lease: Duration,
+    state: State,
+    folded: u64,
+}
+
+impl Ledger {
+    pub fn folder(silver: &Store, source: &Source) -> Store {
+        silver.folder(&format!("_etl/ledger/{}/{}", source.entity, source.database))
+    }
+
+    /// Reads the newest snapshot and what follows it.
+    pub async fn open(silver: &Store, source: &Source, lease: Duration) -> Result<Self, LedgerError> {
+        let mut ledger = Self { store: Self::folder(silver, source), lease, state: State::default(), folded: 0 };
+        ledger.read_snapshot().await?;
+        ledger.refresh().await?;
+        Ok(ledger)
+    }
+
+    async fn read_snapshot(&mut self) -> Result<(), LedgerError> {
+        let names: Vec<String> = self.store.list("snapshots").map_ok(|(key, _)| key).try_collect().await?;
+        let Some(newest) = names.into_iter().max() else { return Ok(()) };
+        let Some(bytes) = self.store.get(&newest).await? else { return Ok(()) };
+        let text = zstd::decode_all(bytes.as_ref()).map_err(|source| LedgerError::Snapshot { path: newest.clone(), source })?;
+        self.state = serde_json::from_slice(&text).map_err(|source| LedgerError::Parse { path: newest, source })?;
+        self.folded = self.state.head;
+        Ok(())
+    }
+
+    /// Reads entries that others wrote meanwhile.
+    pub async fn refresh(&mut self) -> Result<(), LedgerError> {
+        loop {
+            let seq = self.state.head + 1;
+            let path = entry_path(seq);
+            let Some(bytes) = self.store.get(&path).await? else { return Ok(()) };
+            let entry: Entry = serde_json::from_slice(&bytes).map_err(|source| LedgerError::Parse { path: path.clone(), source })?;
+            if entry.format > FORMAT {
+                return Err(LedgerError::Format { path, found: entry.format });
+            }
+            self.state.apply(seq, entry);
+        }
+    }
+
+    /// The newest intent, committed or not.
+    pub fn last_intent(&self) -> Option<&Intent> {
+        self.state.intent.as_ref()
+    }
+
+    pub fn next_intent(&self) -> i64 {
+        self.state.intent.as_ref().map_or(1, |intent| intent.k + 1)
+    }
+
+    pub fn known_objects(&self) -> usize {
+        self.state.known.len()
+    }
+
+    pub fn open_claims(&self) -> impl Iterator<Item = &Claim> {
+        self.state.claims.values()
+    }
+
+    pub fn standing(&self, object: &BronzeObject, held: &BTreeMap<&str, &Claim>) -> Standing {
+        if let Some(claim) = held.get(object.key.as_str()) {
+            return Standing::Held { run: claim.run.clone() };
+        }
+        match self.state.known.get(&object.key) {
+            None => Standing::New,
+            Some(version) if *version == object.version => Standing::Known,
+            Some(_) => Standing::Changed,
+        }
+    }
+
+    /// Keys that open claims hold.
+    pub fn held(&self) -> BTreeMap<&str, &Claim> {
+        self.state.claims.values().flat_map(|claim| claim.objects.iter().map(move |(key, _)| (key.as_str(), claim))).collect()
+    }
+
+    /// Writes `what` at head + 1; `false` where another entry came first, which is then read.
+    async fn append(&mut self, what: What) -> Result<bool, LedgerError> {
+        let entry = Entry { format: FORMAT, nonce: uuid::Uuid::new_v4().to_string(), at: Utc::now(), what };
+        let seq = self.state.head + 1;
+        let path = entry_path(seq);
+        let bytes = serde_json::to_vec(&entry).map_err(|source| LedgerError::Parse { path: path.clone(), source })?;
+        let created = self.store.create(&path, bytes.into()).await;
+        // A lost answer is settled by reading: the nonce tells whose entry it is.
+        let ours = match created {
+            Ok(true) => true,
+            Ok(false) | Err(_) => match self.store.get(&path).await? {
+                Some(found) => serde_json::from_slice::<Entry>(&found).is_ok_and(|found| found.nonce == entry.nonce),
+                None => {
+                    created?;
+                    false
+                }
+            },
+        };
+        if ours {
+            self.state.apply(seq, entry);
+            self.fold_if_due().await;
+            return Ok(true);
+        }
+        self.refresh().await?;
+        Ok(false)
+    }
+
+    /// Best effort: a snapshot saves reading, it decides nothing.
+    async fn fold_if_due(&mut self) {
+        if self.state.head < self.folded + FOLD_EVERY {
+            return;
+        }
+        let folded = serde_json::to_vec(&self.state).ok().and_then(|text| zstd::encode_all(text.as_slice(), 3).ok());
+        let Some(bytes) = folded else { return };
+        match self.store.create(&format!("snapshots/{:020}.json.zst", self.state.head), bytes.into()).await {
+            Ok(_) => self.folded = self.state.head,
+            Err(error) => tracing::warn!(%error, "the ledger was not folded; the next entry tries again"),
+        }
+    }
+
+    /// Takes those of `objects` that are still free, in order; `None` where none is.
+    pub async fn claim(&mut self, id: &str, run: &str, objects: &[BronzeObject]) -> Result<Option<Claim>, LedgerError> {
+        loop {
+            let held = self.held();
+            let free: Vec<(String, String)> = objects
+                .iter()
+                .filter(|object| matches!(self.standing(object, &held), Standing::New | Standing::Changed))
+                .map(|object| (object.key.clone(), object.version.clone()))
+                .collect();
+            if free.is_empty() {
+                return Ok(None);
+            }
+            let claim = Claim { id: id.to_owned(), run: run.to_owned(), objects: free, at: Utc::now() };
+            // The lease is there before the claim can be seen, so that nobody takes a fresh claim for a dead one.
+            self.renewal(id).renew().await?;
+            if self.append(What::Claim(claim.clone())).await? {
+                return Ok(Some(claim));
+            }
+        }
+    }
+
+    /// What renews a claim's lease from another task.
+    pub fn renewal(&self, claim: &str) -> Renewal {
+        Renewal { store: self.store.clone(), path: lease_path(claim), lease: self.lease }
+    }
+
+    pub async fn release(&mut self, claim: &str, run: &str, why: &str) -> Result<(), LedgerError> {
+        while self.state.claims.contains_key(claim) {
+            let release = What::Release { claim: claim.to_owned(), run: run.to_owned(), why: why.to_owned() };
+            if self.append(release).await? {
+                break;
+            }
+        }
+        self.store.delete(&lease_path(claim)).await?;
+        Ok(())
+    }
+
+    /// Gives back what runs that died have claimed; returns the claims that were given back.
+    pub async fn release_expired(&mut self, run: &str) -> Result<Vec<Claim>, LedgerError> {
+        let open: Vec<Claim> = self.state.claims.values().cloned().collect();
+        let mut expired = Vec::new();
+        for claim in open {
+            if self.is_expired(&claim).await? {
+                self.release(&claim.id, run, "its lease ran out").await?;
+                expired.push(claim);
+            }
+        }
+        Ok(expired)
+    }
+
+    async fn is_expired(&self, claim: &Claim) -> Result<bool, LedgerError> {
+        let path = lease_path(&claim.id);
+        let expires = match self.store.get(&path).await? {
+            Some(bytes) => serde_json::from_slice::<LeaseFile>(&bytes).map_err(|source| LedgerError::Parse { path, source })?.expires,
+            None => claim.at + self.lease,
+        };
+        Ok(expires < Utc::now())
+    }
+
+    /// Writes the intent, if its claim still stands and no other intent came first.
+    pub async fn intend(&mut self, intent: Intent) -> Result<Intended, LedgerError> {
+        loop {
+            if !self.state.claims.contains_key(&intent.claim) {
+                return Err(LedgerError::Lost { claim: intent.claim });
+            }
+            if self.next_intent() != intent.k {
+                return Ok(Intended::Overtaken);
+            }
+            if self.append(What::Intent(Box::new(intent.clone()))).await? {
+                return Ok(Intended::Written);
+            }
+        }
+    }
+
+    /// The lease of a claim that became an intent is of no more use.
+    pub async fn drop_lease(&self, claim: &str) -> Result<(), LedgerError> {
+        Ok(self.store.delete(&lease_path(claim)).await?)
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Intended {
+    Written,
+    /// Another intent of this source came first: finish it, look at the table again, then try anew.
+    Overtaken,
+}
+
+/// Renews one claim's lease.
+#[derive(Debug, Clone)]
+pub struct Renewal {
+    store: Store,
+    path: String,
+    lease: Duration,
+}
+
+impl Renewal {
+    pub async fn renew(&self) -> Result<(), LedgerError> {
+        let lease = LeaseFile { expires: Utc::now() + self.lease };
+        let bytes = serde_json::to_vec(&lease).map_err(|source| LedgerError::Parse { path: self.path.clone(), source })?;
+        Ok(self.store.put(&self.path, bytes.into()).await?)
+    }
+
+    /// Renews three times a lease until it is dropped.
+    pub async fn keep(self) {
+        loop {
+            tokio::time::sleep(self.lease / 3).await;
+            if let Err(error) = self.renew().await {
+                tracing::warn!(%error, "the claim's lease could not be renewed; trying again");
+            }
+        }
+    }
+}
+
+fn entry_path(seq: u64) -> String {
+    format!("log/{seq:020}.json")
+}
+
+fn lease_path(claim: &str) -> String {
+    format!("leases/{claim}.json")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{Layout, PathValues};
+
+    fn silver() -> Store {
+        Store::over(std::sync::Arc::new(object_store::memory::InMemory::new()), url::Url::parse("memory:///silver/").unwrap()).unwrap()
+    }
+
+    fn source() -> Source {
+        Source { entity: "E".to_owned(), database: "d".to_owned() }
+    }
+
+    fn object(key: &str) -> BronzeObject {
+        BronzeObject { key: key.to_owned(), version: "1".to_owned(), size: 1, layout: Layout::Firehose, path: PathValues::default() }
+    }
+
+    async fn open(silver: &Store, lease_ms: u64) -> Ledger {
+        Ledger::open(silver, &source(), Duration::from_millis(lease_ms)).await.unwrap()
+    }
+
+    fn intent(claim: &str, k: i64) -> Intent {
+        let (job, contract) = (String::new(), String::new());
+        Intent { k, claim: claim.to_owned(), run: "r".to_owned(), tables: vec![], records: Records::default(), job, contract }
+    }
+
+    #[tokio::test]
+    async fn two_runs_never_hold_the_same_object() {
+        let silver = silver();
+        let (mut a, mut b) = (open(&silver, 60_000).await, open(&silver, 60_000).await);
+        let first = a.claim("a", "run-a", &[object("x"), object("y")]).await.unwrap().unwrap();
+        let second = b.claim("b", "run-b", &[object("y"), object("z")]).await.unwrap().unwrap();
+        assert_eq!(first.objects.len(), 2);
+        assert_eq!(second.objects, [("z".to_owned(), "1".to_owned())]);
+        assert_eq!(b.claim("c", "run-b", &[object("x")]).await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn a_claim_that_was_taken_over_cannot_become_an_intent() {
+        let silver = silver();
+        let (mut slow, mut next) = (open(&silver, 1).await, open(&silver, 60_000).await);
+        slow.claim("a", "slow", &[object("x")]).await.unwrap().unwrap();
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        next.refresh().await.unwrap();
+        assert_eq!(next.release_expired("next").await.unwrap().len(), 1);
+        assert!(matches!(slow.intend(intent("a", 1)).await, Err(LedgerError::Lost { .. })));
+        next.claim("b", "next", &[object("x")]).await.unwrap().unwrap();
+        assert_eq!(next.intend(intent("b", 1)).await.unwrap(), Intended::Written);
+        assert_eq!(next.standing(&object("x"), &next.held()), Standing::Known);
+    }
+
+    #[tokio::test]
+    async fn intents_are_numbered_without_gaps_and_survive_folding() {
+        let silver = silver();
+        let mut ledger = open(&silver, 60_000).await;
+        for k in 1..=100 {
+            let id = format!("c{k}");
+            ledger.claim(&id, "r", &[object(&format!("k{k}"))]).await.unwrap().unwrap();
+            assert_eq!(ledger.intend(intent(&id, k)).await.unwrap(), Intended::Written);
+        }
+        let again = open(&silver, 60_000).await;
+        assert_eq!((again.next_intent(), again.known_objects(), again.open_claims().count()), (101, 100, 0));
+        assert!(again.folded >= 128);
+    }
+
+    #[tokio::test]
+    async fn an_overtaken_intent_is_told_so() {
+        let silver = silver();
+        let (mut a, mut b) = (open(&silver, 60_000).await, open(&silver, 60_000).await);
+        a.claim("a", "a", &[object("x")]).await.unwrap();
+        b.claim("b", "b", &[object("y")]).await.unwrap();
+        b.intend(intent("b", 1)).await.unwrap();
+        assert_eq!(a.intend(intent("a", 1)).await.unwrap(), Intended::Overtaken);
+        assert_eq!(a.intend(intent("a", 2)).await.unwrap(), Intended::Written);
+    }
+}

@@ -1,0 +1,128 @@
+//! Pure planning: a job, its contract and the objects found → what one batch will do. No I/O.
+//!
+//! Objects are put in the order that decides between equal records (year_root before firehose, path date, time stamp in the
+//! name, key) and cut into batches in that order; so neither the listing order nor the batch size changes an outcome.
+
+mod columns;
+
+use std::sync::Arc;
+
+use crate::contract::Contract;
+use crate::domain::time::days_from_civil;
+use crate::domain::{BronzeObject, PathValues, Source};
+use crate::job::{Job, Limits};
+
+pub use columns::{Column, SilverColumns, quarantine_schema};
+
+/// What every batch of one job and source shares.
+#[derive(Debug, Clone)]
+pub struct SourcePlan {
+    pub source: Source,
+    pub job: Arc<Job>,
+    pub contract: Arc<Contract>,
+    pub columns: Arc<SilverColumns>,
+}
+
+impl SourcePlan {
+    pub fn new(source: Source, job: Arc<Job>, contract: Arc<Contract>) -> Self {
+        let columns = Arc::new(SilverColumns::new(&job, &contract));
+        Self { source, job, contract, columns }
+    }
+}
+
+/// A bounded set of objects that is committed together.
+#[derive(Debug, Clone)]
+pub struct BatchPlan {
+    pub of: SourcePlan,
+    /// Also the claim's id; what `_batch` says.
+    pub batch: String,
+    /// µs since 1970; what `_ingested_at` says.
+    pub ingested_at: i64,
+    pub objects: Vec<BronzeObject>,
+}
+
+/// Days since 1970 of a path; a missing month or day counts as 01. `None` where the year is no year.
+pub fn path_date(path: &PathValues) -> Option<i32> {
+    let number = |text: &Option<String>, or: i64| match text {
+        Some(text) => text.parse::<i64>().ok(),
+        None => Some(or),
+    };
+    let (year, month, day) = (path.year.as_deref()?.parse::<i64>().ok()?, number(&path.month, 1)?, number(&path.day, 1)?);
+    ((1..=9999).contains(&year) && (1..=12).contains(&month) && (1..=31).contains(&day)).then(|| days_from_civil(year, month, day) as i32)
+}
+
+/// The first `yyyy-MM-dd-HH-mm-ss` in an object's name, as Firehose writes it.
+fn stamp_in_name(key: &str) -> Option<&str> {
+    const FORM: &[u8] = b"dddd-dd-dd-dd-dd-dd";
+    let name = key.rsplit('/').next()?;
+    let fits = |window: &[u8]| {
+        window.iter().zip(FORM).all(|(byte, form)| match form {
+            b'd' => byte.is_ascii_digit(),
+            _ => byte == form,
+        })
+    };
+    let at = name.as_bytes().windows(FORM.len()).position(fits)?;
+    name.get(at..at + FORM.len())
+}
+
+/// Sorts objects into the order that decides between equal records.
+pub fn put_in_order(objects: &mut [BronzeObject]) {
+    objects.sort_by(|a, b| {
+        let rank = |object: &BronzeObject| (object.layout, path_date(&object.path));
+        rank(a).cmp(&rank(b)).then_with(|| stamp_in_name(&a.key).cmp(&stamp_in_name(&b.key))).then_with(|| a.key.cmp(&b.key))
+    });
+}
+
+/// Cuts objects in order into batches within the job's bounds; a larger object is a batch of its own.
+pub fn cut_batches(objects: Vec<BronzeObject>, limits: &Limits) -> Vec<Vec<BronzeObject>> {
+    let mut batches: Vec<Vec<BronzeObject>> = Vec::new();
+    let mut bytes = 0_u64;
+    for object in objects {
+        match batches.last_mut() {
+            Some(batch) if batch.len() < limits.batch_objects && bytes + object.size <= limits.batch => {
+                bytes += object.size;
+                batch.push(object);
+            }
+            _ => {
+                bytes = object.size;
+                batches.push(vec![object]);
+            }
+        }
+    }
+    batches
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::Layout;
+
+    fn object(key: &str, layout: Layout, day: Option<&str>, size: u64) -> BronzeObject {
+        let path =
+            PathValues { year: Some("2024".into()), month: day.map(|_| "01".into()), day: day.map(str::to_owned), ..PathValues::default() };
+        BronzeObject { key: key.to_owned(), version: String::new(), size, layout, path }
+    }
+
+    #[test]
+    fn order_is_layout_then_date_then_stamp_then_key() {
+        let mut objects = vec![
+            object("d/z-2024-01-02-00-00-01-a", Layout::Firehose, Some("02"), 1),
+            object("d/a-2024-01-02-00-00-02-a", Layout::Firehose, Some("02"), 1),
+            object("d/b", Layout::Firehose, Some("01"), 1),
+            object("y/c", Layout::YearRoot, None, 1),
+        ];
+        put_in_order(&mut objects);
+        let keys: Vec<&str> = objects.iter().map(|object| object.key.as_str()).collect();
+        assert_eq!(keys, ["y/c", "d/b", "d/z-2024-01-02-00-00-01-a", "d/a-2024-01-02-00-00-02-a"]);
+    }
+
+    #[test]
+    fn batches_keep_to_bytes_and_count() {
+        let job = Job::from_text("j", "entity: X\nkey: [id]\nlimits: {batch: 10 B, batch_objects: 3}\n".to_owned()).unwrap();
+        let sizes = [4, 4, 4, 50, 1, 1, 1, 1];
+        let objects = sizes.iter().map(|size| object("k", Layout::Firehose, None, *size)).collect();
+        let cut: Vec<Vec<u64>> =
+            cut_batches(objects, &job.limits).into_iter().map(|batch| batch.iter().map(|object| object.size).collect()).collect();
+        assert_eq!(cut, [vec![4, 4], vec![4], vec![50], vec![1, 1, 1], vec![1]]);
+    }
+}

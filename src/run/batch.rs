@@ -1,0 +1,170 @@
+//! One batch: plan → stage → gate → intent → commit → settle.
+
+use std::sync::Arc;
+
+use super::gate::{Judgement, judge};
+use super::report::{CommitReport, Outcome, Stopped, reject_counts};
+use super::{RunError, SourceRun};
+use crate::domain::{BronzeObject, Layout};
+use crate::engine::local::{Staged, stage};
+use crate::ledger::{Claim, Intended, Intent, TableAppend};
+use crate::plan::BatchPlan;
+use crate::silver::write::remove_staged;
+use crate::silver::{Append, Committed};
+
+/// How often a batch is staged anew because another run of the same source came first.
+const MAX_RESTAGES: usize = 8;
+
+/// How a batch ended, where nothing went wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BatchEnd {
+    Committed,
+    Stopped,
+    /// Other runs hold all of its objects.
+    Held,
+}
+
+pub async fn run_batch(run: &mut SourceRun<'_>, objects: &[BronzeObject]) -> Result<BatchEnd, RunError> {
+    let batch = uuid::Uuid::now_v7().to_string();
+    let Some(claim) = run.ledger.claim(&batch, &run.settings.run_id, objects).await? else { return Ok(BatchEnd::Held) };
+    let lease = tokio::spawn(run.ledger.renewal(&claim.id).keep());
+    let ended = run_claimed(run, &claim, objects).await;
+    lease.abort();
+    if ended.is_err() {
+        // The error that stopped the batch is the one to report; an unreleased claim runs out by itself.
+        let _ = run.ledger.release(&claim.id, &run.settings.run_id, "the batch failed").await;
+    }
+    ended
+}
+
+async fn run_claimed(run: &mut SourceRun<'_>, claim: &Claim, objects: &[BronzeObject]) -> Result<BatchEnd, RunError> {
+    for _ in 0..MAX_RESTAGES {
+        run.finish_open_intent().await?;
+        let based_on = run.basis().await?;
+        let plan = plan_batch(run, claim, objects);
+        let staged = stage(&run.settings.engine, &plan, &run.tables).await?;
+        check_balance(&plan, &staged)?;
+        if let Judgement::Stop(reason) = pass_gate(run, &staged) {
+            return stop(run, claim, staged, reason).await;
+        }
+        if let Some(intent) = intend(run, &plan, &staged, &based_on).await? {
+            let commits = run.commit(&intent).await?;
+            return settle(run, &plan, staged, commits).await;
+        }
+        discard(run, &staged).await;
+    }
+    Err(RunError::Contended { of: run.plan.source.clone() })
+}
+
+fn plan_batch(run: &SourceRun<'_>, claim: &Claim, objects: &[BronzeObject]) -> Arc<BatchPlan> {
+    let taken: std::collections::HashSet<&str> = claim.objects.iter().map(|(key, _)| key.as_str()).collect();
+    Arc::new(BatchPlan {
+        of: run.plan.clone(),
+        batch: claim.id.clone(),
+        ingested_at: chrono::Utc::now().timestamp_micros(),
+        objects: objects.iter().filter(|object| taken.contains(object.key.as_str())).cloned().collect(),
+    })
+}
+
+/// Invariant 1, by outcomes and once more by the staged files' footers.
+fn check_balance(plan: &BatchPlan, staged: &Staged) -> Result<(), RunError> {
+    let by_layout: u64 = staged.layouts.values().map(|count| count.records).sum();
+    if staged.records.balances() && staged.footers_agree() && by_layout == staged.records.read {
+        return Ok(());
+    }
+    Err(RunError::Unbalanced { batch: plan.batch.clone(), records: staged.records })
+}
+
+fn pass_gate(run: &mut SourceRun<'_>, staged: &Staged) -> Judgement {
+    let judgement = judge(&run.plan.job.gate, &staged.records, &run.report.records);
+    if let Judgement::Warn(warning) = &judgement {
+        tracing::warn!(source = %run.plan.source, "{warning}");
+        run.report.warnings.push(warning.clone());
+    }
+    judgement
+}
+
+/// `None` where another intent came first, or the table changed its shape: what was staged is no longer right.
+async fn intend(run: &mut SourceRun<'_>, plan: &BatchPlan, staged: &Staged, based_on: &super::Basis) -> Result<Option<Intent>, RunError> {
+    if run.basis().await?.shapes != based_on.shapes {
+        return Ok(None);
+    }
+    let source = &run.plan.source;
+    let append = |table: &str, adds: &[deltalake::kernel::Add]| TableAppend {
+        table: table.to_owned(),
+        append: Append {
+            app_id: source.app_id(),
+            k: based_on.k,
+            adds: adds.to_vec(),
+            run: run.run_id().to_owned(),
+            batch: plan.batch.clone(),
+        },
+    };
+    let tables = [append(&run.tables.quarantine.name, &staged.quarantine), append(&run.tables.silver.name, &staged.silver)];
+    let intent = Intent {
+        k: based_on.k,
+        claim: plan.batch.clone(),
+        run: run.run_id().to_owned(),
+        tables: tables.into_iter().filter(|table| !table.append.adds.is_empty()).collect(),
+        records: staged.records,
+        job: plan.of.job.fingerprint.clone(),
+        contract: plan.of.contract.fingerprint(),
+    };
+    match run.ledger.intend(intent.clone()).await? {
+        Intended::Written => Ok(Some(intent)),
+        Intended::Overtaken => Ok(None),
+    }
+}
+
+async fn settle(
+    run: &mut SourceRun<'_>,
+    plan: &BatchPlan,
+    staged: Staged,
+    commits: Vec<(TableAppend, Committed)>,
+) -> Result<BatchEnd, RunError> {
+    run.ledger.drop_lease(&plan.batch).await?;
+    let report = &mut run.report;
+    report.outcome = Outcome::Committed;
+    report.files.read += plan.objects.len() as u64;
+    report.bytes.read += plan.objects.iter().map(|object| object.size).sum::<u64>();
+    report.bytes.decoded += staged.decoded;
+    report.bytes.written += staged.written();
+    report.records += staged.records;
+    for (layout, count) in &staged.layouts {
+        match layout {
+            Layout::Firehose => report.layouts.firehose += *count,
+            Layout::YearRoot => report.layouts.year_root += *count,
+        }
+    }
+    for (table, committed) in commits {
+        if let Committed::At(version) = committed {
+            let rows = if table.table == run.tables.silver.name { staged.records.inserted } else { staged.records.quarantined };
+            let files = table.append.adds.len() as u64;
+            report.commits.push(CommitReport { table: table.table, version, batch: plan.batch.clone(), files, rows });
+        }
+    }
+    run.rejects.merge(staged.rejects);
+    Ok(BatchEnd::Committed)
+}
+
+/// Nothing of the batch is committed; its refusals are kept where `quarantine list --stopped` finds them.
+async fn stop(run: &mut SourceRun<'_>, claim: &Claim, staged: Staged, reason: String) -> Result<BatchEnd, RunError> {
+    let kept = super::stopped_folder(&run.settings.silver, &run.plan.source).folder(&claim.id);
+    for add in &staged.quarantine {
+        if let Some(bytes) = run.tables.quarantine.store().get(&add.path).await? {
+            let name = add.path.rsplit('/').next().unwrap_or(&add.path);
+            kept.put(name, bytes).await?;
+        }
+    }
+    discard(run, &staged).await;
+    run.ledger.release(&claim.id, &run.settings.run_id, "stopped at the gate").await?;
+    run.report.outcome = Outcome::Stopped;
+    run.report.stopped =
+        Some(Stopped { reason, batch: Some(claim.id.clone()), records: staged.records, rejects: reject_counts(&staged.rejects) });
+    Ok(BatchEnd::Stopped)
+}
+
+async fn discard(run: &SourceRun<'_>, staged: &Staged) {
+    remove_staged(&run.tables.silver, &staged.silver).await;
+    remove_staged(&run.tables.quarantine, &staged.quarantine).await;
+}

@@ -1,0 +1,195 @@
+//! Looking without touching: what a run would do, and how a source stands.
+
+use arrow::array::RecordBatch;
+use datafusion::error::DataFusionError;
+use datafusion::prelude::{DataFrame, col, lit};
+use futures::TryStreamExt;
+use serde::Serialize;
+
+use super::{RunError, Settings, load, tables_of};
+use crate::bronze;
+use crate::domain::{BronzeObject, Layout, Source};
+use crate::ledger::{Claim, Ledger, Standing};
+use crate::plan::{cut_batches, put_in_order};
+
+/// What a run would read.
+#[derive(Debug, Serialize)]
+pub struct SourcePlanReport {
+    pub entity: String,
+    pub country: String,
+    pub listed: u64,
+    pub new: u64,
+    pub changed: u64,
+    pub known: u64,
+    pub held: u64,
+    pub skipped: u64,
+    pub new_bytes: u64,
+    pub firehose: u64,
+    pub year_root: u64,
+    pub batches: Vec<BatchReport>,
+}
+
+#[derive(Debug, Serialize)]
+pub struct BatchReport {
+    pub objects: u64,
+    pub bytes: u64,
+    pub first: String,
+    pub last: String,
+}
+
+/// Writes nothing.
+pub async fn plan(settings: &Settings, entity: &str, country: &str) -> Result<SourcePlanReport, RunError> {
+    let (job, _) = load(settings, entity)?;
+    let source = job.source(country)?;
+    settings.engine.bronze.require()?;
+    let ledger = Ledger::open(&settings.silver, &source, job.lease.duration).await?;
+    let listing = bronze::list(&settings.engine.bronze, &source, &settings.selection).await?;
+    let skipped = listing.skipped();
+    let held = ledger.held();
+    let mut report = SourcePlanReport {
+        entity: entity.to_owned(),
+        country: country.to_owned(),
+        listed: listing.objects.len() as u64 + skipped,
+        new: 0,
+        changed: 0,
+        known: 0,
+        held: 0,
+        skipped,
+        new_bytes: 0,
+        firehose: 0,
+        year_root: 0,
+        batches: Vec::new(),
+    };
+    let mut new: Vec<BronzeObject> = Vec::new();
+    for object in listing.objects {
+        match ledger.standing(&object, &held) {
+            Standing::New => report.new += 1,
+            Standing::Changed => report.changed += 1,
+            Standing::Known => report.known += 1,
+            Standing::Held { .. } => report.held += 1,
+        }
+        if matches!(ledger.standing(&object, &held), Standing::New | Standing::Changed) {
+            report.new_bytes += object.size;
+            match object.layout {
+                Layout::Firehose => report.firehose += 1,
+                Layout::YearRoot => report.year_root += 1,
+            }
+            new.push(object);
+        }
+    }
+    put_in_order(&mut new);
+    report.batches = cut_batches(new, &job.limits)
+        .into_iter()
+        .map(|objects| BatchReport {
+            objects: objects.len() as u64,
+            bytes: objects.iter().map(|object| object.size).sum(),
+            first: objects.first().map(|object| object.key.clone()).unwrap_or_default(),
+            last: objects.last().map(|object| object.key.clone()).unwrap_or_default(),
+        })
+        .collect();
+    Ok(report)
+}
+
+/// How a source stands.
+#[derive(Debug, Serialize)]
+pub struct SourceStatus {
+    pub entity: String,
+    pub country: String,
+    pub objects_done: u64,
+    pub intents: i64,
+    /// Whether the newest intent is in all of its tables.
+    pub settled: bool,
+    pub open_claims: Vec<Claim>,
+    pub silver: Option<TableStatus>,
+    pub quarantine: Option<TableStatus>,
+}
+
+/// Of the rows of one database.
+#[derive(Debug, Serialize)]
+pub struct TableStatus {
+    pub version: u64,
+    pub files: u64,
+    pub bytes: u64,
+    pub rows: u64,
+}
+
+pub async fn status(settings: &Settings, entity: &str, country: &str) -> Result<SourceStatus, RunError> {
+    let (job, _) = load(settings, entity)?;
+    let source = job.source(country)?;
+    let ledger = Ledger::open(&settings.silver, &source, job.lease.duration).await?;
+    let tables = tables_of(&settings.silver, entity);
+    let mut settled = true;
+    if let Some(intent) = ledger.last_intent() {
+        for append in &intent.tables {
+            let table = crate::silver::Table::at(&settings.silver, &append.table);
+            settled &= table.intent(&source.app_id()).await? >= intent.k;
+        }
+    }
+    Ok(SourceStatus {
+        entity: entity.to_owned(),
+        country: country.to_owned(),
+        objects_done: ledger.known_objects() as u64,
+        intents: ledger.next_intent() - 1,
+        settled,
+        open_claims: ledger.open_claims().cloned().collect(),
+        silver: table_status(&tables.silver, &source).await?,
+        quarantine: table_status(&tables.quarantine, &source).await?,
+    })
+}
+
+async fn table_status(table: &crate::silver::Table, source: &Source) -> Result<Option<TableStatus>, RunError> {
+    if !table.exists().await? {
+        return Ok(None);
+    }
+    let version = table.snapshot().await?.version();
+    let ours = |file: &crate::silver::LiveFile| {
+        file.partition_values.get("database").is_none_or(|database| database.as_deref() == Some(source.database.as_str()))
+    };
+    let files = table.live_files(ours).await?;
+    let rows = files.iter().filter_map(|file| file.stats.as_ref()?.get("numRecords")?.as_u64()).sum();
+    Ok(Some(TableStatus { version, files: files.len() as u64, bytes: files.iter().map(|file| file.size).sum(), rows }))
+}
+
+/// Which refused records to show.
+#[derive(Debug, Clone, Default)]
+pub struct QuarantineFilter {
+    pub country: Option<String>,
+    pub code: Option<String>,
+    pub file: Option<String>,
+    pub offset: Option<i64>,
+    /// Of stopped batches, instead of the table.
+    pub stopped: bool,
+    pub limit: usize,
+}
+
+/// Refused records, in the order of their objects and offsets.
+pub async fn quarantined(settings: &Settings, entity: &str, filter: &QuarantineFilter) -> Result<Vec<RecordBatch>, RunError> {
+    let (job, _) = load(settings, entity)?;
+    let database = filter.country.as_deref().map(|country| job.source(country)).transpose()?.map(|source| source.database);
+    let shape = |frame: DataFrame| narrow(frame, filter, database.as_deref());
+    let table = tables_of(&settings.silver, entity).quarantine;
+    if !filter.stopped {
+        return Ok(if table.exists().await? { table.query(shape).await? } else { Vec::new() });
+    }
+    let folder = settings.silver.folder(&format!("_etl/stopped/{entity}"));
+    let files: Vec<String> = folder.list("").map_ok(|(key, _)| key).try_collect().await?;
+    let of_country = |key: &&String| database.as_deref().is_none_or(|database| key.starts_with(&format!("{database}/")));
+    let urls = files.iter().filter(of_country).map(|key| format!("{}{key}", folder.url()));
+    Ok(table.query_files(urls.collect(), |frame| narrow(frame, filter, None)).await?)
+}
+
+fn narrow(mut frame: DataFrame, filter: &QuarantineFilter, database: Option<&str>) -> Result<DataFrame, DataFusionError> {
+    if let Some(database) = database {
+        frame = frame.filter(col("database").eq(lit(database)))?;
+    }
+    if let Some(code) = &filter.code {
+        frame = frame.filter(col("code").eq(lit(code.as_str())))?;
+    }
+    if let Some(file) = &filter.file {
+        frame = frame.filter(col("source_file").eq(lit(file.as_str())))?;
+    }
+    if let Some(offset) = filter.offset {
+        frame = frame.filter(col("source_offset").eq(lit(offset)))?;
+    }
+    frame.sort(vec![col("source_file").sort(true, false), col("source_offset").sort(true, false)])?.limit(0, Some(filter.limit))
+}

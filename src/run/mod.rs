@@ -1,0 +1,335 @@
+//! Runs: one job from discovery to report. The only module that decides to retry, to skip or to stop.
+//!
+//! A run of several entities and countries is a run of each, one after the other; one that fails does not stop the others.
+//! For each source: load job and contract → make sure of the tables → finish what an earlier run intended → give back what
+//! dead runs claimed → list → compare with the ledger → cut batches → [`batch::run_batch`] for each.
+
+pub mod batch;
+pub mod gate;
+pub mod inspect;
+pub mod report;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use crate::bronze::{self, Listing, Selection};
+use crate::contract::{Contract, LoadContractError};
+use crate::domain::{BronzeObject, Mistake, Records, Source};
+use crate::engine::local::{Engine, RejectSummary, StageError, Tables};
+use crate::job::{Job, LoadJobError, OnChangedObject};
+use crate::ledger::{Intent, Ledger, LedgerError, Standing, TableAppend};
+use crate::plan::{SourcePlan, cut_batches, put_in_order, quarantine_schema};
+use crate::silver::{Committed, SilverError, Table, TableShape};
+use crate::store::{Store, StoreError};
+
+use batch::BatchEnd;
+use report::{JobReport, Outcome, RunReport, Stopped, reject_counts};
+
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    #[error(transparent)]
+    Job(#[from] LoadJobError),
+    #[error(transparent)]
+    Contract(#[from] LoadContractError),
+    #[error(transparent)]
+    Mistake(Box<Mistake>),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Silver(#[from] SilverError),
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    #[error(transparent)]
+    Stage(#[from] StageError),
+    #[error("batch {batch} does not balance ({records:?}); this is a bug, nothing was committed")]
+    Unbalanced { batch: String, records: Records },
+    #[error("{of}: other runs of this source were always first; run again")]
+    Contended { of: Source },
+}
+
+impl RunError {
+    /// The documented exit code.
+    pub fn exit_code(&self) -> u8 {
+        let by_silver = |error: &SilverError| match error {
+            error if error.is_users() => 2,
+            error if error.is_contention() => 4,
+            _ => 5,
+        };
+        let by_store = |error: &StoreError| if error.is_users() { 2 } else { 5 };
+        match self {
+            Self::Job(_) | Self::Contract(_) | Self::Mistake(_) => 2,
+            Self::Store(error) => by_store(error),
+            Self::Silver(error) => by_silver(error),
+            Self::Ledger(LedgerError::Store(error)) => by_store(error),
+            Self::Ledger(LedgerError::Format { .. }) => 2,
+            Self::Ledger(LedgerError::Lost { .. }) | Self::Contended { .. } => 4,
+            Self::Ledger(_) => 5,
+            Self::Stage(error) => match error {
+                StageError::Store(error) => by_store(error),
+                StageError::Silver(error) => by_silver(error),
+                StageError::Frame { .. } => 5,
+                StageError::Enrich(_) | StageError::Coverage { .. } | StageError::Task { .. } => 70,
+            },
+            Self::Unbalanced { .. } => 70,
+        }
+    }
+
+    /// A mistake in a file that a person wrote, to be shown with a caret.
+    pub fn mistake(&self) -> Option<&Mistake> {
+        match self {
+            Self::Job(LoadJobError::Mistake(mistake)) | Self::Contract(LoadContractError::Mistake(mistake)) | Self::Mistake(mistake) => {
+                Some(mistake)
+            }
+            _ => None,
+        }
+    }
+}
+
+/// What all jobs of a run share.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub run_id: String,
+    pub engine: Engine,
+    pub silver: Store,
+    pub jobs: PathBuf,
+    pub schemas: PathBuf,
+    pub selection: Selection,
+    /// Instead of the job's `limits.batch` and `limits.batch_objects`.
+    pub batch_bytes: Option<u64>,
+    pub batch_objects: Option<usize>,
+    /// Set by a signal: no further batch is begun.
+    pub terminate: Arc<AtomicBool>,
+}
+
+/// One entity and country that a run was asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request {
+    pub entity: String,
+    pub country: String,
+}
+
+/// Told before a job begins, with the bytes that it will read, and after it ended.
+pub trait Observer {
+    fn begin(&self, request: &Request, new_bytes: u64);
+    fn end(&self, report: &JobReport);
+    fn mistake(&self, error: &RunError);
+}
+
+/// Runs every request and reports on all of them.
+pub async fn run(settings: &Settings, requests: &[Request], observer: &dyn Observer) -> RunReport {
+    let mut jobs = Vec::with_capacity(requests.len());
+    for request in requests {
+        let started = Instant::now();
+        let mut report = JobReport::new(&request.entity, &request.country);
+        if settings.terminate.load(Ordering::Relaxed) {
+            report.outcome = Outcome::Terminated;
+            report.exit = 143;
+        } else if let Err(error) = run_source(settings, request, &mut report, observer).await {
+            observer.mistake(&error);
+            report.outcome = Outcome::Failed;
+            report.exit = error.exit_code();
+            report.error = Some(error.to_string());
+        }
+        report.seconds = started.elapsed().as_secs_f64();
+        observer.end(&report);
+        jobs.push(report);
+    }
+    RunReport::of(settings.run_id.clone(), jobs)
+}
+
+/// A job and its contract, checked against each other.
+pub fn load(settings: &Settings, entity: &str) -> Result<(Arc<Job>, Arc<Contract>), RunError> {
+    let mut job = Job::load(&settings.jobs, entity)?;
+    let contract = Contract::load(&settings.schemas, entity)?;
+    job.check_against(&contract).map_err(|mistake| RunError::Mistake(Box::new(mistake)))?;
+    job.limits.batch = settings.batch_bytes.unwrap_or(job.limits.batch);
+    job.limits.batch_objects = settings.batch_objects.unwrap_or(job.limits.batch_objects);
+    Ok((Arc::new(job), Arc::new(contract)))
+}
+
+/// Where the refusals of stopped batches are kept.
+pub fn stopped_folder(silver: &Store, source: &Source) -> Store {
+    silver.folder(&format!("_etl/stopped/{}/{}", source.entity, source.database))
+}
+
+pub fn tables_of(silver: &Store, entity: &str) -> Tables {
+    Tables { silver: Table::at(silver, entity), quarantine: Table::at(silver, &format!("{entity}_quarantine")) }
+}
+
+/// One source on its way through a run.
+pub struct SourceRun<'s> {
+    pub settings: &'s Settings,
+    pub plan: SourcePlan,
+    pub ledger: Ledger,
+    pub tables: Tables,
+    pub rejects: RejectSummary,
+    pub report: JobReport,
+}
+
+/// What a batch is staged on: the next intent's number and the tables' shapes.
+pub struct Basis {
+    pub k: i64,
+    pub shapes: [String; 2],
+}
+
+async fn run_source(settings: &Settings, request: &Request, report: &mut JobReport, observer: &dyn Observer) -> Result<(), RunError> {
+    let (job, contract) = load(settings, &request.entity)?;
+    let source = job.source(&request.country)?;
+    settings.engine.bronze.require()?;
+    settings.silver.ensure()?;
+    let tables = tables_of(&settings.silver, &request.entity);
+    ensure_tables(&tables, &job, &contract).await?;
+    let ledger = Ledger::open(&settings.silver, &source, job.lease.duration).await?;
+    let plan = SourcePlan::new(source, job, contract);
+    let mut run = SourceRun { settings, plan, ledger, tables, rejects: RejectSummary::default(), report: report.clone() };
+    let ended = run.all_batches(request, observer).await;
+    run.report.rejects = reject_counts(&run.rejects);
+    *report = run.report;
+    ended
+}
+
+async fn ensure_tables(tables: &Tables, job: &Job, contract: &Contract) -> Result<(), RunError> {
+    let columns = crate::plan::SilverColumns::new(job, contract);
+    let properties = &contract.latest().root.properties;
+    let comments: BTreeMap<String, String> =
+        properties.iter().filter_map(|p| Some((p.name.clone(), p.shape.description.clone()?))).collect();
+    let silver = TableShape {
+        schema: columns.schema,
+        partition_by: columns.partition_by,
+        comments,
+        contract_version: Some(contract.latest().number),
+        description: contract.latest().description.clone(),
+    };
+    let quarantine = TableShape {
+        schema: quarantine_schema(),
+        partition_by: vec!["database".to_owned()],
+        comments: BTreeMap::new(),
+        contract_version: None,
+        description: Some(format!("Records that the contract of {} refused, with their exact bytes.", job.entity)),
+    };
+    tables.quarantine.ensure(&quarantine).await?;
+    tables.silver.ensure(&silver).await?;
+    Ok(())
+}
+
+impl SourceRun<'_> {
+    pub fn run_id(&self) -> &str {
+        &self.settings.run_id
+    }
+
+    async fn all_batches(&mut self, request: &Request, observer: &dyn Observer) -> Result<(), RunError> {
+        self.recover().await?;
+        let listing = bronze::list(&self.settings.engine.bronze, &self.plan.source, &self.settings.selection).await?;
+        let Some(new) = self.take_stock(listing) else { return Ok(()) };
+        observer.begin(request, new.iter().map(|object| object.size).sum());
+        for objects in cut_batches(new, &self.plan.job.limits) {
+            if self.settings.terminate.load(Ordering::Relaxed) {
+                self.report.outcome = Outcome::Terminated;
+                self.report.exit = 143;
+                return Ok(());
+            }
+            match batch::run_batch(self, &objects).await? {
+                BatchEnd::Committed => {}
+                BatchEnd::Held => self.report.held += objects.len() as u64,
+                BatchEnd::Stopped => {
+                    self.report.exit = 3;
+                    return Ok(());
+                }
+            }
+        }
+        self.note_held();
+        Ok(())
+    }
+
+    /// Finishes or gives back what earlier runs left.
+    async fn recover(&mut self) -> Result<(), RunError> {
+        self.finish_open_intent().await?;
+        let run_id = self.settings.run_id.clone();
+        for claim in self.ledger.release_expired(&run_id).await? {
+            tracing::warn!(source = %self.plan.source, claim = claim.id, run = claim.run, "a run died; its objects are read again");
+        }
+        Ok(())
+    }
+
+    /// Commits what the newest intent names and its tables do not have yet.
+    pub async fn finish_open_intent(&mut self) -> Result<(), RunError> {
+        self.ledger.refresh().await?;
+        let Some(intent) = self.ledger.last_intent().cloned() else { return Ok(()) };
+        for (table, committed) in self.commit(&intent).await? {
+            if let Committed::At(version) = committed {
+                let note = format!("finished intent {} of run {}: {} version {version}", intent.k, intent.run, table.table);
+                tracing::warn!(source = %self.plan.source, "{note}");
+                self.report.warnings.push(note);
+            }
+        }
+        Ok(())
+    }
+
+    pub async fn commit(&self, intent: &Intent) -> Result<Vec<(TableAppend, Committed)>, RunError> {
+        let mut commits = Vec::with_capacity(intent.tables.len());
+        for append in &intent.tables {
+            let table = Table::at(&self.settings.silver, &append.table);
+            let committed = table.commit(&append.append, self.plan.job.lease.commit_deadline).await?;
+            commits.push((append.clone(), committed));
+        }
+        Ok(commits)
+    }
+
+    pub async fn basis(&self) -> Result<Basis, RunError> {
+        let shapes = [self.tables.quarantine.fingerprint().await?, self.tables.silver.fingerprint().await?];
+        Ok(Basis { k: self.ledger.next_intent(), shapes })
+    }
+
+    /// Compares the listing with the ledger: the objects to read, in order; `None` where the job says to stop.
+    fn take_stock(&mut self, listing: Listing) -> Option<Vec<BronzeObject>> {
+        let held = self.ledger.held();
+        let files = &mut self.report.files;
+        files.skipped = listing.skipped();
+        files.listed = listing.objects.len() as u64 + files.skipped;
+        let mut new = Vec::new();
+        let mut changed = None;
+        let mut held_elsewhere = 0;
+        for object in listing.objects {
+            match self.ledger.standing(&object, &held) {
+                Standing::New => new.push(object),
+                Standing::Known => files.known += 1,
+                Standing::Held { .. } => held_elsewhere += 1,
+                Standing::Changed => match self.plan.job.on_changed_object {
+                    OnChangedObject::Reread => new.push(object),
+                    OnChangedObject::Ignore => files.known += 1,
+                    OnChangedObject::Stop => changed = changed.or(Some(object.key.clone())),
+                },
+            }
+        }
+        files.new = files.listed - files.known - files.skipped;
+        self.report.held = held_elsewhere;
+        self.report.skipped = listing.skipped;
+        if let Some(key) = changed {
+            let reason = format!("{key} has other content than when it was read (on_changed_object: stop)");
+            self.report.outcome = Outcome::Stopped;
+            self.report.exit = 3;
+            self.report.stopped = Some(Stopped { reason, batch: None, records: Records::default(), rejects: Vec::new() });
+            return None;
+        }
+        put_in_order(&mut new);
+        Some(new)
+    }
+
+    /// What is left because another run holds it is not done: exit 4.
+    fn note_held(&mut self) {
+        if self.report.held == 0 {
+            return;
+        }
+        let holders: Vec<String> =
+            self.ledger.open_claims().map(|claim| format!("{} since {}", claim.run, claim.at.format("%F %TZ"))).collect();
+        let reason = format!("{} new objects are held by another run ({})", self.report.held, holders.join(", "));
+        self.report.exit = 4;
+        if self.report.outcome == Outcome::NothingToDo {
+            self.report.outcome = Outcome::Stopped;
+        }
+        self.report.stopped = Some(Stopped { reason, batch: None, records: Records::default(), rejects: Vec::new() });
+    }
+}

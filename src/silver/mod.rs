@@ -1,0 +1,63 @@
+//! Silver: everything that knows Delta.
+//!
+//! [`Table::ensure`] creates a table so that two creators are safe, and settles its schema before any data is written.
+//! [`Table::commit`] appends files under a `txn`, exactly once: the snapshot that is asked whether the intent is already there
+//! is the snapshot that the commit builds on. [`write`] makes the files, [`keys`] tells which keys a table already has.
+
+mod commit;
+mod file;
+pub mod keys;
+mod query;
+mod table;
+pub mod write;
+
+pub use commit::{Append, Committed};
+pub use table::{LiveFile, Table, TableShape};
+
+use crate::store::StoreError;
+
+#[derive(Debug, thiserror::Error)]
+pub enum SilverError {
+    #[error("table {table}: {source}")]
+    Delta { table: String, source: Box<deltalake::DeltaTableError> },
+    #[error("table {table}: {source}")]
+    Kernel { table: String, source: Box<delta_kernel::Error> },
+    #[error("table {table}: {source}")]
+    Parquet { table: String, source: parquet::errors::ParquetError },
+    #[error("table {table}: {source}")]
+    Arrow { table: String, source: arrow::error::ArrowError },
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("table {table} has {what}, which this program cannot write safely; {remedy}")]
+    Unsupported { table: String, what: String, remedy: String },
+    #[error(
+        "table {table} was written with contract version {table_version}, this program knows {known}; update the program or its schemas"
+    )]
+    NewerContract { table: String, table_version: u32, known: u32 },
+    #[error("table {table}: column `{column}` is {found} in the table and {expected} in the contract; plan a rewrite before running again")]
+    SchemaDiffers { table: String, column: String, found: String, expected: String },
+    #[error("table {table}: partitioned by ({found}), the job says ({expected}); a table is not repartitioned by a run")]
+    PartitioningDiffers { table: String, found: String, expected: String },
+    #[error("table {table}: other writers were faster for {seconds} s; run again")]
+    Contended { table: String, seconds: u64 },
+    #[error("table {table}: {source}")]
+    Query { table: String, source: Box<datafusion::error::DataFusionError> },
+    #[error("a task of table {table} ended early: {message}")]
+    Task { table: String, message: String },
+}
+
+impl SilverError {
+    /// Whether the job, the contract or the table's set-up is at fault, rather than the store.
+    pub fn is_users(&self) -> bool {
+        match self {
+            Self::Unsupported { .. } | Self::NewerContract { .. } | Self::SchemaDiffers { .. } | Self::PartitioningDiffers { .. } => true,
+            Self::Store(error) => error.is_users(),
+            _ => false,
+        }
+    }
+
+    /// Whether another writer is why.
+    pub fn is_contention(&self) -> bool {
+        matches!(self, Self::Contended { .. })
+    }
+}

@@ -1,0 +1,305 @@
+//! One Delta table: created safely by whoever comes first, checked before anything is written to it.
+//!
+//! Version 0 is put create-only as one object, so of two creators one wins and the other finds its table there (delta-rs's own
+//! creation would commit the loser's metadata again). Tables are protocol (1,2) with no features. A contract that only adds
+//! columns becomes a metadata commit of its own; anything else is refused by name and left to a planned rewrite.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+use delta_kernel::engine::arrow_conversion::TryIntoKernel;
+use delta_kernel::schema::{MetadataValue, StructField, StructType};
+use delta_kernel::snapshot::{Snapshot, SnapshotRef};
+use deltalake::DeltaTable;
+use deltalake::logstore::{LogStoreRef, StorageConfig, default_logstore};
+use serde_json::json;
+
+use super::SilverError;
+use crate::store::Store;
+
+const CONTRACT_VERSION: &str = "etl.contractVersion";
+
+/// What a table is to look like.
+#[derive(Debug, Clone)]
+pub struct TableShape {
+    pub schema: SchemaRef,
+    pub partition_by: Vec<String>,
+    /// Column comments.
+    pub comments: BTreeMap<String, String>,
+    /// Newest contract version, for tables that have one.
+    pub contract_version: Option<u32>,
+    pub description: Option<String>,
+}
+
+/// A data file of the current snapshot.
+#[derive(Debug, Clone)]
+pub struct LiveFile {
+    pub path: String,
+    pub size: u64,
+    pub partition_values: HashMap<String, Option<String>>,
+    /// Delta's statistics, parsed.
+    pub stats: Option<serde_json::Value>,
+}
+
+#[derive(Clone)]
+pub struct Table {
+    pub name: String,
+    pub(super) store: Store,
+    pub(super) log: LogStoreRef,
+}
+
+impl std::fmt::Debug for Table {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Table({})", self.store.address())
+    }
+}
+
+impl Table {
+    /// The table `<silver>/<name>`, whether it exists or not.
+    pub fn at(silver: &Store, name: &str) -> Self {
+        let store = silver.folder(name);
+        let log = default_logstore(store.here(), store.root(), store.url(), &StorageConfig::default());
+        Self { name: name.to_owned(), store, log }
+    }
+
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    pub(super) fn kernel(&self, source: delta_kernel::Error) -> SilverError {
+        SilverError::Kernel { table: self.name.clone(), source: Box::new(source) }
+    }
+
+    pub(super) fn delta(&self, source: deltalake::DeltaTableError) -> SilverError {
+        SilverError::Delta { table: self.name.clone(), source: Box::new(source) }
+    }
+
+    /// Runs kernel code, which blocks, away from the async threads.
+    pub(super) async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Table) -> Result<T, SilverError> + Send + 'static,
+    ) -> Result<T, SilverError> {
+        let table = self.clone();
+        let joined = tokio::task::spawn_blocking(move || work(&table)).await;
+        joined.unwrap_or_else(|error| Err(SilverError::Task { table: self.name.clone(), message: error.to_string() }))
+    }
+
+    pub async fn exists(&self) -> Result<bool, SilverError> {
+        self.log.is_delta_table_location().await.map_err(|source| self.delta(source))
+    }
+
+    pub(super) fn load(&self, from: Option<SnapshotRef>) -> Result<SnapshotRef, SilverError> {
+        let engine = self.log.engine(None);
+        let builder = match from {
+            Some(snapshot) => Snapshot::builder_from(snapshot),
+            None => Snapshot::builder_for(self.store.url().as_str()),
+        };
+        builder.build(engine.as_ref()).map_err(|source| self.kernel(source))
+    }
+
+    /// The newest snapshot: protocol, metadata and transactions, no files.
+    pub async fn snapshot(&self) -> Result<SnapshotRef, SilverError> {
+        self.blocking(|table| table.load(None)).await
+    }
+
+    /// Changes whenever the table's protocol, schema, partitioning or properties do.
+    pub async fn fingerprint(&self) -> Result<String, SilverError> {
+        Ok(fingerprint(self.snapshot().await?.as_ref()))
+    }
+
+    /// Creates the table if need be, adds columns that the contract added, and refuses what cannot be written safely.
+    pub async fn ensure(&self, shape: &TableShape) -> Result<(), SilverError> {
+        let wanted = Arc::new(self.delta_schema(shape)?);
+        for _ in 0..16 {
+            if !self.exists().await? {
+                self.create(shape, &wanted).await?;
+            }
+            let snapshot = self.snapshot().await?;
+            check_writable(&self.name, &snapshot)?;
+            let found = snapshot.table_configuration().metadata().partition_columns().to_vec();
+            if found != shape.partition_by {
+                return Err(SilverError::PartitioningDiffers {
+                    table: self.name.clone(),
+                    found: found.join(", "),
+                    expected: shape.partition_by.join(", "),
+                });
+            }
+            if !self.evolve(shape, &wanted, &snapshot).await? {
+                return Ok(());
+            }
+        }
+        Err(SilverError::Contended { table: self.name.clone(), seconds: 0 })
+    }
+
+    fn delta_schema(&self, shape: &TableShape) -> Result<StructType, SilverError> {
+        let converted: Result<StructType, _> = shape.schema.as_ref().try_into_kernel();
+        let plain = converted.map_err(|source| SilverError::Arrow { table: self.name.clone(), source })?;
+        let fields = plain.fields().map(|field| match shape.comments.get(field.name()) {
+            Some(comment) => field.clone().with_metadata([("comment", MetadataValue::String(comment.clone()))]),
+            None => field.clone(),
+        });
+        StructType::try_new(fields.collect::<Vec<StructField>>()).map_err(|source| self.kernel(source))
+    }
+
+    async fn create(&self, shape: &TableShape, schema: &StructType) -> Result<(), SilverError> {
+        let now = chrono::Utc::now().timestamp_millis();
+        let actions = [
+            json!({"commitInfo": {"timestamp": now, "operation": "CREATE TABLE", "operationParameters": {}, "engineInfo": engine_info()}}),
+            json!({"protocol": {"minReaderVersion": 1, "minWriterVersion": 2}}),
+            self.metadata(shape, schema, &uuid::Uuid::new_v4().to_string(), now, BTreeMap::new()),
+        ];
+        // Whoever loses finds the winner's table; `ensure` then compares it with the shape.
+        self.put_version(0, &actions).await?;
+        Ok(())
+    }
+
+    fn metadata(
+        &self,
+        shape: &TableShape,
+        schema: &StructType,
+        id: &str,
+        created: i64,
+        mut configuration: BTreeMap<String, String>,
+    ) -> serde_json::Value {
+        if let Some(version) = shape.contract_version {
+            configuration.insert(CONTRACT_VERSION.to_owned(), version.to_string());
+        }
+        let schema = serde_json::to_string(schema).unwrap_or_default();
+        let mut metadata = json!({
+            "id": id,
+            "name": self.name,
+            "format": {"provider": "parquet", "options": {}},
+            "schemaString": schema,
+            "partitionColumns": shape.partition_by,
+            "configuration": configuration,
+            "createdTime": created,
+        });
+        if let Some(description) = &shape.description {
+            metadata["description"] = json!(description);
+        }
+        json!({"metaData": metadata})
+    }
+
+    /// Puts one commit, create-only; `false` where the version is taken.
+    pub(super) async fn put_version(&self, version: u64, actions: &[serde_json::Value]) -> Result<bool, SilverError> {
+        let lines: Vec<String> = actions.iter().map(serde_json::Value::to_string).collect();
+        let path = format!("_delta_log/{version:020}.json");
+        Ok(self.store.create(&path, lines.join("\n").into()).await?)
+    }
+
+    /// `true` where something was (or may have been) committed, so that the caller looks again.
+    async fn evolve(&self, shape: &TableShape, wanted: &StructType, snapshot: &SnapshotRef) -> Result<bool, SilverError> {
+        let metadata = snapshot.table_configuration().metadata();
+        let table_version = metadata.configuration().get(CONTRACT_VERSION).and_then(|text| text.parse::<u32>().ok());
+        if let (Some(table_version), Some(known)) = (table_version, shape.contract_version)
+            && table_version > known
+        {
+            return Err(SilverError::NewerContract { table: self.name.clone(), table_version, known });
+        }
+        let found = snapshot.schema();
+        let mut missing = Vec::new();
+        for field in wanted.fields() {
+            match found.field(field.name()) {
+                None => missing.push(field.clone()),
+                Some(existing) if same_type(existing, field) => {}
+                Some(existing) => {
+                    return Err(SilverError::SchemaDiffers {
+                        table: self.name.clone(),
+                        column: field.name().clone(),
+                        found: format!("{:?}", existing.data_type()),
+                        expected: format!("{:?}", field.data_type()),
+                    });
+                }
+            }
+        }
+        if let Some(extra) = found.fields().find(|field| wanted.field(field.name()).is_none()) {
+            return Err(SilverError::SchemaDiffers {
+                table: self.name.clone(),
+                column: extra.name().clone(),
+                found: format!("{:?}", extra.data_type()),
+                expected: "absent".to_owned(),
+            });
+        }
+        if missing.is_empty() && table_version == shape.contract_version {
+            return Ok(false);
+        }
+        // New columns go last: a table's column order is not the contract's to change.
+        let fields: Vec<StructField> = found.fields().cloned().chain(missing).collect();
+        let schema = StructType::try_new(fields).map_err(|source| self.kernel(source))?;
+        let now = chrono::Utc::now().timestamp_millis();
+        let configuration = metadata.configuration().iter().map(|(key, value)| (key.clone(), value.clone())).collect();
+        let actions = [
+            json!({"commitInfo": {"timestamp": now, "operation": "ADD COLUMNS", "operationParameters": {}, "engineInfo": engine_info()}}),
+            self.metadata(shape, &schema, metadata.id(), metadata.created_time().unwrap_or(now), configuration),
+        ];
+        self.put_version(snapshot.version() + 1, &actions).await?;
+        Ok(true)
+    }
+
+    /// The data files of the newest snapshot that `keep` takes.
+    pub async fn live_files(&self, keep: impl Fn(&LiveFile) -> bool) -> Result<Vec<LiveFile>, SilverError> {
+        let mut table = DeltaTable::new(self.log.clone());
+        table.load().await.map_err(|source| self.delta(source))?;
+        let state = table.snapshot().map_err(|source| self.delta(source))?;
+        let files = state.log_data().into_iter().map(|view| LiveFile {
+            path: view.path().into_owned(),
+            size: view.size() as u64,
+            partition_values: view.partition_values_map(),
+            stats: view.stats().and_then(|stats| serde_json::from_str(&stats).ok()),
+        });
+        Ok(files.filter(|file| keep(file)).collect())
+    }
+
+    /// Folds the log into a checkpoint, so that opening the table stays quick.
+    pub async fn checkpoint(&self) -> Result<(), SilverError> {
+        let mut table = DeltaTable::new(self.log.clone());
+        table.load().await.map_err(|source| self.delta(source))?;
+        deltalake::checkpoints::create_checkpoint(&table, None).await.map_err(|source| self.delta(source))
+    }
+}
+
+pub fn engine_info() -> String {
+    format!("silversmith/{}", env!("CARGO_PKG_VERSION"))
+}
+
+/// What decides how rows must be encoded, as one text to compare.
+fn fingerprint(snapshot: &Snapshot) -> String {
+    let configuration = snapshot.table_configuration();
+    let metadata = configuration.metadata();
+    let mut properties: Vec<_> = metadata.configuration().iter().collect();
+    properties.sort();
+    format!("{:?} {:?} {:?} {properties:?}", configuration.protocol(), snapshot.schema(), metadata.partition_columns())
+}
+
+/// Comments and other field metadata aside.
+fn same_type(a: &StructField, b: &StructField) -> bool {
+    a.data_type() == b.data_type()
+}
+
+/// Refuses, by name, tables whose features we would silently break.
+pub(super) fn check_writable(table: &str, snapshot: &Snapshot) -> Result<(), SilverError> {
+    const HARMLESS: &[&str] = &["appendOnly", "invariants"];
+    let refuse = |what: String| {
+        Err(SilverError::Unsupported { table: table.to_owned(), what, remedy: "write it with Spark, or drop the feature".to_owned() })
+    };
+    let protocol = snapshot.table_configuration().protocol();
+    let features = protocol.reader_features().into_iter().chain(protocol.writer_features()).flatten();
+    for feature in features {
+        let name = feature.to_string();
+        if !HARMLESS.contains(&name.as_str()) {
+            return refuse(format!("the table feature `{name}`"));
+        }
+    }
+    let (reader, writer) = (protocol.min_reader_version(), protocol.min_writer_version());
+    if (reader > 1 && reader != 3) || (writer > 2 && writer != 7) {
+        return refuse(format!("protocol ({reader},{writer})"));
+    }
+    let metadata = snapshot.table_configuration().metadata();
+    let constrained =
+        metadata.configuration().keys().find(|key| key.starts_with("delta.constraints.") || *key == "delta.columnMapping.mode");
+    match constrained {
+        Some(key) => refuse(format!("the property `{key}`")),
+        None => Ok(()),
+    }
+}

@@ -153,7 +153,7 @@ fn write_value(out: &mut Vec<u8>, make: &Make, subject: &mut Subject) {
         }
         Make::Either(chance, first, second) => {
             let first_it_is = subject.rng.permille(*chance);
-            write_value(out, if first_it_is { *first } else { *second }, subject);
+            write_value(out, if first_it_is { first } else { second }, subject);
         }
         Make::Only(_, make) => write_value(out, make, subject),
     }

@@ -51,6 +51,7 @@ pub enum Limit {
     Bytes(u64),
 }
 
+#[expect(clippy::struct_excessive_bools, reason = "each is an oddity that an object has or has not")]
 pub struct Object {
     pub index: u64,
     pub seed: u64,

@@ -10,6 +10,8 @@
 //! edits the bytes of a sound record (`mess`, `splice`); `object` puts records together and counts what is to be
 //! expected of each as it writes it (`manifest`).
 
+#![allow(clippy::print_stderr, reason = "a command line tool")]
+
 mod args;
 mod entities;
 mod fields;
@@ -63,7 +65,9 @@ fn run(args: &Args) -> Result<(), Box<dyn Error>> {
     fs::write(&manifest_path, text + "\n").map_err(|error| format!("cannot write {}: {error}", manifest_path.display()))?;
 
     let mut total = Tally::default();
-    tallies.iter().for_each(|tally| total.add(tally));
+    for tally in &tallies {
+        total.add(tally);
+    }
     let (objects, records, bytes) = total.totals();
     eprintln!("{objects} objects, {records} records, {bytes} decoded bytes; expected results in {}", manifest_path.display());
     Ok(())
@@ -109,7 +113,7 @@ fn write_all(out: &Path, jobs: &[Job], threads: usize) -> Result<Vec<Tally>, Box
     let (next, failed) = (AtomicU64::new(0), AtomicBool::new(false));
     let parts: Vec<Result<Vec<Tally>, String>> = thread::scope(|scope| {
         let workers: Vec<_> = (0..threads).map(|_| scope.spawn(|| work(out, jobs, &next, &failed))).collect();
-        let joined = workers.into_iter().map(|worker| worker.join());
+        let joined = workers.into_iter().map(std::thread::ScopedJoinHandle::join);
         joined.map(|part| part.unwrap_or_else(|_| Err("a thread stopped on a bug".to_owned()))).collect()
     });
     let mut tallies = vec![Tally::default(); jobs.len()];

@@ -25,9 +25,10 @@ pub fn key(job: &Job, object: &Object, nth: u64, misnamed: bool, odd_name: bool,
     };
     let name = name.to_lowercase();
     if layout == Layout::YearRoot && purpose != Purpose::Foreign {
-        return match odd_name {
-            true => format!("{folder}/St\u{f6}rungen L\u{e4}nder \u{2116} {index} ({name}).json{extension}"),
-            false => format!("{folder}/{name}-backfill-{year:04}-{index:06}.json{extension}"),
+        return if odd_name {
+            format!("{folder}/St\u{f6}rungen L\u{e4}nder \u{2116} {index} ({name}).json{extension}")
+        } else {
+            format!("{folder}/{name}-backfill-{year:04}-{index:06}.json{extension}")
         };
     }
     let (clock, high, low) = (rng.below(86_400), rng.word(), rng.word());

@@ -4,6 +4,7 @@
 //! is how containers are configured.
 
 mod completions;
+mod memory;
 mod output;
 mod plan;
 mod quarantine;
@@ -117,13 +118,14 @@ struct Tuning {
     threads: usize,
     batch_bytes: Option<u64>,
     batch_objects: Option<usize>,
+    memory: Option<u64>,
     progress: Progress,
 }
 
 impl Default for Tuning {
     fn default() -> Self {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { threads, batch_bytes: None, batch_objects: None, progress: Progress(Arc::new(|_| {})) }
+        Self { threads, batch_bytes: None, batch_objects: None, memory: memory::available(), progress: Progress(Arc::new(|_| {})) }
     }
 }
 
@@ -142,6 +144,7 @@ fn settings(run_id: String, places: &Places, objects: Option<&Objects>, tuning: 
         selection,
         batch_bytes: tuning.batch_bytes,
         batch_objects: tuning.batch_objects,
+        memory: tuning.memory,
         terminate: Arc::new(AtomicBool::new(false)),
     })
 }
@@ -188,11 +191,11 @@ pub fn main() -> u8 {
     };
     runtime.block_on(async {
         match cli.verb {
-            Verb::Run(args) => run::run(args).await,
+            Verb::Run(args) => Box::pin(run::run(args)).await,
             Verb::Plan(args) => finish(plan::plan(args).await),
             Verb::Status(args) => finish(status::status(args).await),
             Verb::Quarantine(args) => finish(quarantine::quarantine(args).await),
-            Verb::Schema(args) => finish(schema::schema(&args)),
+            Verb::Schema(args) => schema::schema(&args),
             Verb::Completions(args) => completions::completions(&args),
         }
     })

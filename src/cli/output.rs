@@ -64,7 +64,7 @@ pub fn mistake(mistake: &Mistake) {
 /// Logs go to stderr; `ETL_LOG_LEVEL` filters them.
 pub fn start_log(format: Format) {
     let filter = tracing_subscriber::EnvFilter::try_from_env("ETL_LOG_LEVEL")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn,silversmith=info"));
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn,deltalake_core=error,silversmith=info"));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let started = match format {
         Format::Json => builder.json().try_init(),
@@ -78,7 +78,7 @@ pub fn start_log(format: Format) {
 /// A table without rules but for its head.
 pub fn table(head: &[&str]) -> Table {
     let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_header(head.iter().map(|title| Cell::new(title)));
+    table.load_style(presets::NOTHING).set_header(head.iter().map(Cell::new));
     table
 }
 

@@ -167,7 +167,7 @@ fn rows(batches: &[RecordBatch]) -> Vec<Refused> {
 fn refused(batch: &RecordBatch, row: usize) -> Refused {
     let text = |name: &str| {
         let column = batch.column_by_name(name).filter(|column| column.is_valid(row));
-        column.and_then(|column| Some(arrow::util::display::array_value_to_string(column, row).ok()?)).unwrap_or_default()
+        column.and_then(|column| arrow::util::display::array_value_to_string(column, row).ok()).unwrap_or_default()
     };
     let long = |name: &str| {
         let column = batch.column_by_name(name).and_then(|column| column.as_primitive_opt::<Int64Type>());

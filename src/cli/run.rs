@@ -12,7 +12,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::{Format, Objects, Places, Sources, Tuning, bytes, output, requests, settings};
 use crate::engine::local::Progress;
 use crate::run::report::{JobReport, Outcome, RejectCount, RunReport};
-use crate::run::{Observer, Request, RunError};
+use crate::run::{Observer, Request, RunError, Settings};
 
 #[derive(Debug, Args)]
 pub struct RunArgs {
@@ -25,6 +25,12 @@ pub struct RunArgs {
     /// What carries the work out
     #[arg(long, env = "ETL_ENGINE", value_enum, default_value_t = EngineName::Local)]
     engine: EngineName,
+    /// Spark Connect server for --engine spark
+    #[arg(long, env = "ETL_REMOTE", value_name = "sc://…")]
+    remote: Option<String>,
+    /// Memory to plan with [default: the container's limit, else the machine's]
+    #[arg(long, env = "ETL_MEMORY", value_parser = bytes, value_name = "SIZE")]
+    memory: Option<u64>,
     /// Objects read at the same time [default: one per core]
     #[arg(long, env = "ETL_THREADS", value_name = "N")]
     threads: Option<usize>,
@@ -48,6 +54,7 @@ pub struct RunArgs {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum EngineName {
     Local,
+    Spark,
 }
 
 impl RunArgs {
@@ -91,7 +98,6 @@ impl Observer for Console {
 
 pub async fn run(args: RunArgs) -> u8 {
     let run_id = uuid::Uuid::now_v7().to_string();
-    let EngineName::Local = args.engine;
     let report = match execute(&args, run_id.clone()).await {
         Ok(report) => report,
         Err(error) => {
@@ -112,6 +118,9 @@ pub async fn run(args: RunArgs) -> u8 {
 }
 
 async fn execute(args: &RunArgs, run_id: String) -> Result<RunReport, RunError> {
+    if args.engine == EngineName::Spark || args.remote.is_some() {
+        return Err(RunError::NoSparkEngine);
+    }
     let requests = requests(&args.places, &args.sources)?;
     let console = Console::new();
     let bar = console.bar.clone();
@@ -120,11 +129,25 @@ async fn execute(args: &RunArgs, run_id: String) -> Result<RunReport, RunError> 
         threads: args.threads.unwrap_or(defaults.threads).max(1),
         batch_bytes: args.batch,
         batch_objects: args.batch_objects.map(|count| count.max(1)),
+        memory: args.memory.or(defaults.memory),
         progress: Progress(Arc::new(move |bytes| bar.inc(bytes))),
     };
     let settings = settings(run_id, &args.places, Some(&args.objects), tuning)?;
     end_on_signal(settings.terminate.clone());
-    Ok(crate::run::run(&settings, &requests, &console).await)
+    let report = crate::run::run(&settings, &requests, &console).await;
+    keep_record(&settings, &report).await;
+    Ok(report)
+}
+
+/// Keeps the report under `_etl/runs`, where a run did something; the run itself does not depend on it.
+async fn keep_record(settings: &Settings, report: &RunReport) {
+    if matches!(report.outcome, Outcome::NothingToDo | Outcome::Failed) {
+        return;
+    }
+    let Ok(text) = serde_json::to_vec(report) else { return };
+    if let Err(error) = settings.silver.put(&format!("_etl/runs/{}.json", report.run_id), text.into()).await {
+        tracing::warn!(%error, "the run's record was not kept");
+    }
 }
 
 /// The batch in hand is finished, no further one is begun.

@@ -27,6 +27,8 @@ pub struct Source {
     slot: Option<usize>,
     default: Option<String>,
     casts: Vec<String>,
+    /// Fields inside of it that a later version keeps elsewhere.
+    moved_out: Vec<Vec<String>>,
 }
 
 /// What a record has for a property of the newest version.
@@ -69,7 +71,7 @@ impl<'a> Resolved<'a> {
 impl Source {
     /// A property that the version already has under the same name and in no need of a cast.
     pub fn is_identity(&self) -> bool {
-        self.path.len() == 1 && self.default.is_none() && self.casts.is_empty()
+        self.path.len() == 1 && self.default.is_none() && self.casts.is_empty() && self.moved_out.is_empty()
     }
 
     pub fn slot(&self) -> Option<usize> {
@@ -83,12 +85,39 @@ impl Source {
             .filter(|slot| *slot != ABSENT)
             .and_then(|slot| record.sibling(slot).walk(self.path.get(1..).unwrap_or_default()));
         let resolved = match (found, &self.default) {
-            (Some(value), _) => Resolved::Read(value),
+            (Some(value), _) if self.moved_out.is_empty() => Resolved::Read(value),
+            (Some(value), _) => {
+                let mut text = String::new();
+                write_without(value, &self.moved_out.iter().map(Vec::as_slice).collect::<Vec<_>>(), &mut text);
+                Resolved::Made(OwnedJson::new(text))
+            }
             (None, Some(default)) => Resolved::Made(OwnedJson::new(default.clone())),
             (None, None) => Resolved::Absent,
         };
         self.casts.iter().try_fold(resolved, cast)
     }
+}
+
+/// Compact JSON without the fields at some paths.
+fn write_without(value: Value<'_>, paths: &[&[String]], out: &mut String) {
+    if paths.is_empty() || value.kind() != Kind::Object {
+        value.write_compact(out);
+        return;
+    }
+    let mut separator = '{';
+    for (key, field) in value.entries() {
+        let below: Vec<&[String]> =
+            paths.iter().filter(|path| path.first().is_some_and(|step| step == key)).map(|path| &path[1..]).collect();
+        if below.iter().any(|path| path.is_empty()) {
+            continue;
+        }
+        out.push(separator);
+        write_string(key, out);
+        out.push(':');
+        write_without(field, &below, out);
+        separator = ',';
+    }
+    out.push_str(if separator == '{' { "{}" } else { "}" });
 }
 
 fn cast<'a>(resolved: Resolved<'a>, to: &String) -> Result<Resolved<'a>, Refusal> {
@@ -163,8 +192,10 @@ fn apply(fields: &mut BTreeMap<String, Source>, step: &Step) -> Result<(), Strin
             let mut source =
                 fields.get(first).cloned().ok_or_else(|| format!("moves from `{first}`, which the version before does not have"))?;
             source.path.extend(inner.iter().cloned());
-            if inner.is_empty() {
-                fields.remove(first);
+            source.moved_out.clear();
+            match fields.get_mut(first) {
+                Some(whole) if !inner.is_empty() => whole.moved_out.push(inner.to_vec()),
+                _ => drop(fields.remove(first)),
             }
             fields.insert(target.clone(), source);
         }
@@ -184,7 +215,7 @@ fn reaches(from: &Type, to: &Type) -> bool {
         (Type::Long, Type::Double | Type::Decimal { .. }) | (Type::Double, Type::Decimal { .. }) | (_, Type::Json { .. }) => true,
         (Type::Struct(_), Type::Struct(_)) | (Type::Timestamp { .. }, Type::Timestamp { .. }) => true,
         (Type::Map(a), Type::Map(b)) | (Type::List(a), Type::List(b)) => reaches(&a.ty, &b.ty),
-        (Type::Text, Type::Reference(_)) | (Type::Reference(_), Type::Reference(_)) => true,
+        (Type::Text | Type::Reference(_), Type::Reference(_)) => true,
         (a, b) => a == b,
     }
 }

@@ -17,9 +17,9 @@ pub enum Kind {
     Bool(bool),
     /// An integer literal within 64 bits.
     Int(i64),
-    /// An integer literal beyond 64 bits; the nearest double.
+    /// An integer beyond 64 bits; the nearest double, infinite where it is beyond doubles too.
     BigInt(f64),
-    /// A literal with fraction or exponent; infinite where it overflows.
+    /// A literal with fraction or exponent.
     Float(f64),
     String,
     Array,
@@ -268,8 +268,14 @@ impl Parser<'_, '_> {
     fn value(&mut self) -> Step<()> {
         match self.bytes.get(self.at) {
             None => self.fail("the record ends here, where a value is due"),
-            Some(b'{') => self.open(Kind::Object),
-            Some(b'[') => self.open(Kind::Array),
+            Some(b'{') => {
+                self.open(Kind::Object);
+                Ok(())
+            }
+            Some(b'[') => {
+                self.open(Kind::Array);
+                Ok(())
+            }
             Some(b'"') => self.string(),
             Some(b't') => self.literal("true", Kind::Bool(true)),
             Some(b'f') => self.literal("false", Kind::Bool(false)),
@@ -279,7 +285,7 @@ impl Parser<'_, '_> {
         }
     }
 
-    fn open(&mut self, kind: Kind) -> Step<()> {
+    fn open(&mut self, kind: Kind) {
         let node = self.tape.nodes.len() as u32;
         self.push(kind, self.at, IN_SOURCE);
         if self.tape.stack.len() == self.max_depth {
@@ -287,7 +293,6 @@ impl Parser<'_, '_> {
         }
         self.tape.stack.push(Open { node, count: 0, is_object: kind == Kind::Object, key: u32::MAX });
         self.at += 1;
-        Ok(())
     }
 
     fn literal(&mut self, word: &str, kind: Kind) -> Step<()> {
@@ -328,7 +333,11 @@ impl Parser<'_, '_> {
             (true, Ok(int)) if int != 0 || !negative => Kind::Int(int),
             (true, Ok(_)) => Kind::Float(-0.0),
             (true, Err(_)) => Kind::BigInt(float()),
-            (false, _) => Kind::Float(float()),
+            (false, _) => match float() {
+                // What is beyond a double has no room for a fraction: it is an integer.
+                infinite if infinite.is_infinite() => Kind::BigInt(infinite),
+                float => Kind::Float(float),
+            },
         };
         self.push(kind, start, IN_SOURCE);
         Ok(())

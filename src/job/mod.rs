@@ -240,7 +240,7 @@ pub fn parse_bytes(text: &str) -> Option<u64> {
         _ => return None,
     };
     let bytes = number.parse::<f64>().ok()? * factor;
-    (bytes >= 0.0 && bytes < 9e18).then_some(bytes as u64)
+    (0.0..9e18).contains(&bytes).then_some(bytes as u64)
 }
 
 /// `120 s`, `10 min`, `500 ms`, `1 h`, `7 d`.

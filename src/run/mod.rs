@@ -46,6 +46,8 @@ pub enum RunError {
     Stage(#[from] StageError),
     #[error("batch {batch} does not balance ({records:?}); this is a bug, nothing was committed")]
     Unbalanced { batch: String, records: Records },
+    #[error("this build has no Spark engine; run with --engine local")]
+    NoSparkEngine,
     #[error("{of}: other runs of this source were always first; run again")]
     Contended { of: Source },
 }
@@ -60,7 +62,7 @@ impl RunError {
         };
         let by_store = |error: &StoreError| if error.is_users() { 2 } else { 5 };
         match self {
-            Self::Job(_) | Self::Contract(_) | Self::Mistake(_) => 2,
+            Self::Job(_) | Self::Contract(_) | Self::Mistake(_) | Self::NoSparkEngine => 2,
             Self::Store(error) => by_store(error),
             Self::Silver(error) => by_silver(error),
             Self::Ledger(LedgerError::Store(error)) => by_store(error),
@@ -100,6 +102,8 @@ pub struct Settings {
     /// Instead of the job's `limits.batch` and `limits.batch_objects`.
     pub batch_bytes: Option<u64>,
     pub batch_objects: Option<usize>,
+    /// Bytes that the process may use; bounds how many files are open at once.
+    pub memory: Option<u64>,
     /// Set by a signal: no further batch is begun.
     pub terminate: Arc<AtomicBool>,
 }
@@ -147,6 +151,11 @@ pub fn load(settings: &Settings, entity: &str) -> Result<(Arc<Job>, Arc<Contract
     job.check_against(&contract).map_err(|mistake| RunError::Mistake(Box::new(mistake)))?;
     job.limits.batch = settings.batch_bytes.unwrap_or(job.limits.batch);
     job.limits.batch_objects = settings.batch_objects.unwrap_or(job.limits.batch_objects);
+    if let Some(memory) = settings.memory {
+        // An open file holds up to one row group; half of the memory is theirs.
+        let fit = usize::try_from(memory / 2 / job.table.row_group).unwrap_or(usize::MAX).max(1);
+        job.limits.open_partitions = job.limits.open_partitions.min(fit);
+    }
     Ok((Arc::new(job), Arc::new(contract)))
 }
 

@@ -105,17 +105,13 @@ impl Store {
         if let Ok(mut segments) = url.path_segments_mut() {
             segments.pop_if_empty().extend(name.split('/')).push("");
         }
-        let prefix = name.split('/').fold(self.prefix.clone(), |path, part| path.join(part));
+        let prefix = name.split('/').fold(self.prefix.clone(), deltalake::Path::join);
         Self { root: self.root.clone(), prefix, url }
     }
 
     fn locate(&self, path: &str) -> Path {
         // Keys come from listings, so they are already in the store's own spelling.
         Path::parse(format!("{}/{path}", self.prefix)).unwrap_or_else(|_| self.prefix.clone().join(path))
-    }
-
-    fn access<'p>(&self, action: &'static str, path: &'p str) -> impl FnOnce(object_store::Error) -> StoreError + use<'p> {
-        move |source| StoreError::Access { action, path: path.to_owned(), source }
     }
 
     fn local_root(&self) -> Option<PathBuf> {
@@ -169,7 +165,7 @@ impl Store {
     /// A blocking reader of one object, as it was when it was listed.
     pub async fn reader(&self, path: &str, version: &str) -> Result<Box<dyn Read + Send>, StoreError> {
         let location = self.locate(path);
-        let found = self.root.get_opts(&location, GetOptions::default()).await.map_err(self.access("cannot read", path))?;
+        let found = self.root.get_opts(&location, GetOptions::default()).await.map_err(access("cannot read", path))?;
         let now = self.version_of(&found.meta);
         if now != version {
             return Err(StoreError::Changed { path: path.to_owned(), listed: version.to_owned(), found: now });
@@ -184,7 +180,7 @@ impl Store {
 
     pub async fn get(&self, path: &str) -> Result<Option<Bytes>, StoreError> {
         match self.root.get(&self.locate(path)).await {
-            Ok(found) => Ok(Some(found.bytes().await.map_err(self.access("cannot read", path))?)),
+            Ok(found) => Ok(Some(found.bytes().await.map_err(access("cannot read", path))?)),
             Err(object_store::Error::NotFound { .. }) => Ok(None),
             Err(source) => Err(StoreError::Access { action: "cannot read", path: path.to_owned(), source }),
         }
@@ -201,7 +197,7 @@ impl Store {
     }
 
     pub async fn put(&self, path: &str, bytes: Bytes) -> Result<(), StoreError> {
-        self.root.put(&self.locate(path), PutPayload::from(bytes)).await.map_err(self.access("cannot write", path))?;
+        self.root.put(&self.locate(path), PutPayload::from(bytes)).await.map_err(access("cannot write", path))?;
         Ok(())
     }
 
@@ -212,6 +208,10 @@ impl Store {
             Err(source) => Err(StoreError::Access { action: "cannot delete", path: path.to_owned(), source }),
         }
     }
+}
+
+fn access<'p>(action: &'static str, path: &'p str) -> impl FnOnce(object_store::Error) -> StoreError + use<'p> {
+    move |source| StoreError::Access { action, path: path.to_owned(), source }
 }
 
 /// A byte stream read from a thread that may block.

@@ -78,46 +78,44 @@ pub struct Decoded {
     reader: BoxRead,
     left: u64,
     limit: u64,
-    /// Damage that was known before reading.
-    broken: Option<String>,
+    /// Why nothing more comes after what was handed out.
+    pending: Option<Stop>,
 }
 
 impl Decoded {
     fn new(member: Option<String>, reader: BoxRead, limit: u64) -> Self {
-        Self { member, reader, left: limit, limit, broken: None }
+        Self { member, reader, left: limit, limit, pending: None }
     }
 
     fn broken(member: Option<String>, message: String) -> Self {
-        Self { member, reader: Box::new(io::empty()), left: 0, limit: 0, broken: Some(message) }
+        Self { member, reader: Box::new(io::empty()), left: 0, limit: 0, pending: Some(Stop::Corrupt(message)) }
     }
 
-    /// Appends up to `want` bytes and returns how many; 0 at the end.
+    /// Appends up to `want` bytes and returns how many; 0 at the end. What decodes before a failure comes before it.
     pub fn read_into(&mut self, buffer: &mut Vec<u8>, want: usize) -> Result<usize, Stop> {
-        if let Some(message) = self.broken.take() {
-            return Err(Stop::Corrupt(message));
+        if let Some(stop) = self.pending.take() {
+            return Err(stop);
         }
         let start = buffer.len();
         // One byte beyond the limit tells an object that ends there from one that goes on.
-        let room = want.min(usize::try_from(self.left).unwrap_or(usize::MAX).saturating_add(1));
-        buffer.resize(start + room, 0);
-        loop {
-            match self.reader.read(&mut buffer[start..]) {
-                Ok(count) if count as u64 > self.left => {
-                    buffer.truncate(start + self.left as usize);
-                    self.left = 0;
-                    return Err(Stop::Limit(self.limit));
-                }
-                Ok(count) => {
-                    buffer.truncate(start + count);
-                    self.left -= count as u64;
-                    return Ok(count);
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => {
-                    buffer.truncate(start);
-                    let from_store = error.get_ref().is_some_and(|inner| inner.is::<SourceFailed>());
-                    return Err(if from_store { Stop::Io(error) } else { Stop::Corrupt(error.to_string()) });
-                }
+        let room = (want as u64).min(self.left.saturating_add(1));
+        let failure = self.reader.by_ref().take(room).read_to_end(buffer).err().map(|error| {
+            let from_store = error.get_ref().and_then(|inner| inner.downcast_ref::<SourceFailed>()).is_some();
+            if from_store { Stop::Io(error) } else { Stop::Corrupt(error.to_string()) }
+        });
+        let mut count = (buffer.len() - start) as u64;
+        self.pending = failure;
+        if count > self.left {
+            count = self.left;
+            buffer.truncate(start + count as usize);
+            self.pending = Some(Stop::Limit(self.limit));
+        }
+        self.left -= count;
+        match self.pending.take() {
+            Some(stop) if count == 0 => Err(stop),
+            held => {
+                self.pending = held;
+                Ok(count as usize)
             }
         }
     }
@@ -160,7 +158,7 @@ fn members(mut whole: BoxRead, stored: u64, limit: u64, archive_limit: u64) -> R
         Ok(mut archive) => (0..archive.len())
             .filter_map(|index| {
                 let file = archive.by_index_raw(index).ok()?;
-                let name = file.is_file().then(|| file.name())?.map_or_else(|_| format!("member {index}"), |name| name.into_owned());
+                let name = file.is_file().then(|| file.name())?.map_or_else(|_| format!("member {index}"), std::borrow::Cow::into_owned);
                 Some((index, name))
             })
             .filter(|(_, name)| !name.starts_with("__MACOSX/"))

@@ -215,14 +215,14 @@ fn array(ty: &Type, values: &[Option<Value<'_>>]) -> ArrayRef {
             let present: Vec<_> = present().collect();
             let items: Vec<Option<Value<'_>>> = present.iter().flatten().flat_map(|list| list.items().map(Some)).collect();
             let lengths = present.iter().map(|list| list.map_or(0, |list| list.items().count()));
-            Arc::new(ListArray::new(element(item), OffsetBuffer::from_lengths(lengths), array(&item.ty, &items), nulls(&present)))
+            Arc::new(ListArray::new(element(item), OffsetBuffer::from_lengths(lengths), array(&item.ty, &items), Some(nulls(&present))))
         }
         Type::Map(inner) => maps(inner, &present().collect::<Vec<_>>()),
     }
 }
 
-fn nulls(values: &[Option<Value<'_>>]) -> Option<NullBuffer> {
-    Some(NullBuffer::from_iter(values.iter().map(Option::is_some)))
+fn nulls(values: &[Option<Value<'_>>]) -> NullBuffer {
+    NullBuffer::from_iter(values.iter().map(Option::is_some))
 }
 
 fn structs(object: &Object, values: &[Option<Value<'_>>]) -> ArrayRef {
@@ -234,7 +234,7 @@ fn structs(object: &Object, values: &[Option<Value<'_>>]) -> ArrayRef {
             array(&property.shape.ty, &fields)
         })
         .collect();
-    Arc::new(StructArray::new(fields(object), children, nulls(values)))
+    Arc::new(StructArray::new(fields(object), children, Some(nulls(values))))
 }
 
 fn maps(inner: &crate::contract::Shape, values: &[Option<Value<'_>>]) -> ArrayRef {
@@ -254,7 +254,7 @@ fn maps(inner: &crate::contract::Shape, values: &[Option<Value<'_>>]) -> ArrayRe
     let entry_field = key_value(inner);
     let DataType::Struct(entry_fields) = entry_field.data_type().clone() else { return keys };
     let entries = StructArray::new(entry_fields, vec![keys, array(&inner.ty, &fields)], None);
-    Arc::new(MapArray::new(entry_field, OffsetBuffer::from_lengths(lengths), entries, nulls(values), false))
+    Arc::new(MapArray::new(entry_field, OffsetBuffer::from_lengths(lengths), entries, Some(nulls(values)), false))
 }
 
 fn technical_column(column: Column, validated: &Validated, dates: &[Dates], plan: &BatchPlan) -> ArrayRef {

@@ -165,7 +165,7 @@ impl Scan {
                 }
             }
             let byte = bytes[self.at];
-            self.in_literal &= !is_punctuation(&byte);
+            self.in_literal &= !is_punctuation(byte);
             let step = match byte {
                 b' ' | b'\t' | b'\n' | b'\r' => None,
                 b'"' => self.begin_string(),
@@ -310,7 +310,7 @@ impl Scan {
         if !self.in_literal && !matches!(self.expect, Expect::Value | Expect::ValueOrEnd) {
             return Some(Scanned::Violation);
         }
-        let length = bytes[self.at..].iter().position(is_punctuation).unwrap_or(bytes.len() - self.at);
+        let length = bytes[self.at..].iter().position(|byte| is_punctuation(*byte)).unwrap_or(bytes.len() - self.at);
         self.at += length.saturating_sub(1);
         self.in_literal = true;
         self.expect = Expect::AfterValue;
@@ -318,7 +318,7 @@ impl Scan {
     }
 }
 
-fn is_punctuation(byte: &u8) -> bool {
+fn is_punctuation(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t' | b'\n' | b'\r' | b'"' | b'{' | b'}' | b'[' | b']' | b',' | b':')
 }
 
@@ -425,8 +425,6 @@ impl<'j> Framer<'j> {
                 Ok(count) => self.coverage.decoded += count as u64,
                 Err(Stop::Io(source)) => return Err(FrameError::Read { at: self.coverage.decoded, source }),
                 Err(stop) => {
-                    // At its limit the stream delivers the last bytes with the stop.
-                    self.coverage.decoded = self.base + self.buffer.len() as u64;
                     self.end = Some(stop);
                     self.ended = true;
                 }

@@ -1,0 +1,184 @@
+//! What users see: help, errors and exit codes, by snapshots.
+
+use std::path::Path;
+
+use crate::support::{etl, root, run};
+
+/// Texts without what differs from machine to machine and run to run.
+fn settings(folder: &Path) -> insta::Settings {
+    let mut settings = insta::Settings::clone_current();
+    settings.set_snapshot_path(root().join("tests/integration/snapshots"));
+    settings.set_prepend_module_to_snapshot(false);
+    settings.set_omit_expression(true);
+    settings.add_filter(&regex::escape(folder.to_str().unwrap()), "[tmp]");
+    settings.add_filter(&regex::escape(root().to_str().unwrap()), "[project]");
+    settings.add_filter(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}", "[run]");
+    settings.add_filter(r"\d+\.\d+\n", "[seconds]\n");
+    settings.add_filter(r#""seconds": [0-9.e-]+"#, r#""seconds": 0"#);
+    settings.add_filter(r#""written": \d+"#, r#""written": 0"#);
+    settings.add_filter(r"[ \t]+\n", "\n");
+    settings
+}
+
+fn shown(args: &[&str]) -> String {
+    let output = etl(args).output().unwrap();
+    let code = output.status.code().unwrap_or(-1);
+    format!("exit {code}\n--- stdout\n{}--- stderr\n{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+#[test]
+fn help_says_what_there_is() {
+    let folder = tempfile::tempdir().unwrap();
+    settings(folder.path()).bind(|| {
+        insta::assert_snapshot!("help", shown(&["--help"]));
+        insta::assert_snapshot!("help_run", shown(&["run", "--help"]));
+    });
+}
+
+#[test]
+fn the_first_run_and_the_second() {
+    let folder = tempfile::tempdir().unwrap();
+    let silver = folder.path().join("silver");
+    let args = ["run", "--entity", "FaultData", "--country", "de", "--silver", silver.to_str().unwrap()];
+    settings(folder.path()).bind(|| {
+        insta::assert_snapshot!("first_run", shown(&args));
+        insta::assert_snapshot!("second_run", shown(&args));
+        let status = ["status", "--entity", "FaultData", "--country", "de", "--silver", silver.to_str().unwrap(), "--output", "json"];
+        let output = etl(&status).output().unwrap();
+        let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!((json["jobs"][0]["settled"].as_bool(), json["jobs"][0]["open_claims"].as_array().map(Vec::len)), (Some(true), Some(0)));
+    });
+}
+
+#[test]
+fn the_json_report_keeps_its_keys() {
+    let folder = tempfile::tempdir().unwrap();
+    let ran = run(&root().join("fixtures/bronze"), &folder.path().join("silver"), &["--entity", "Trip", "--country", "fr"]);
+    settings(folder.path()).bind(|| insta::assert_snapshot!("report", serde_json::to_string_pretty(&ran.report).unwrap()));
+}
+
+#[test]
+fn planning_writes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let silver = folder.path().join("silver");
+    settings(folder.path()).bind(|| {
+        insta::assert_snapshot!(
+            "plan",
+            shown(&["plan", "--entity", "FaultData,Trip", "--country", "de,uk", "--silver", silver.to_str().unwrap()])
+        );
+    });
+    assert!(!silver.exists());
+}
+
+#[test]
+fn wrong_names_and_addresses_exit_with_2() {
+    let folder = tempfile::tempdir().unwrap();
+    let silver = folder.path().join("silver");
+    let silver = silver.to_str().unwrap();
+    let missing = folder.path().join("nowhere");
+    let show = |args: &[&str]| shown(&[&["run", "--silver", silver], args].concat());
+    settings(folder.path()).bind(|| {
+        insta::assert_snapshot!("unknown_entity", show(&["--entity", "Faultdata", "--country", "de"]));
+        insta::assert_snapshot!("unknown_country", show(&["--entity", "FaultData", "--country", "at"]));
+        insta::assert_snapshot!(
+            "missing_bronze",
+            show(&["--entity", "FaultData", "--country", "de", "--bronze", missing.to_str().unwrap()])
+        );
+        insta::assert_snapshot!("unknown_scheme", show(&["--entity", "FaultData", "--country", "de", "--bronze", "ftp://host/x"]));
+        insta::assert_snapshot!("no_spark", show(&["--entity", "FaultData", "--country", "de", "--engine", "spark"]));
+        insta::assert_snapshot!("bad_shard", show(&["--entity", "FaultData", "--country", "de", "--shard", "4/3"]));
+    });
+    for (bronze, entity) in [("fixtures/bronze", "Nope"), ("gopher://x", "FaultData")] {
+        let ran = run(Path::new(bronze), Path::new(silver), &["--entity", entity, "--country", "de"]);
+        assert_eq!((ran.code, ran.report["outcome"].as_str()), (2, Some("failed")), "{}", ran.report);
+        assert!(ran.report["error"].is_string());
+    }
+}
+
+#[test]
+fn an_empty_prefix_is_nothing_to_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let bronze = folder.path().join("bronze");
+    std::fs::create_dir(&bronze).unwrap();
+    let ran = run(&bronze, &folder.path().join("silver"), &["--entity", "FaultData", "--country", "all"]);
+    assert_eq!((ran.code, ran.report["outcome"].as_str()), (0, Some("nothing_to_do")));
+    assert!(folder.path().join("silver/FaultData/_delta_log").is_dir());
+}
+
+#[test]
+fn mistakes_in_jobs_and_contracts_are_shown_with_a_caret() {
+    let folder = tempfile::tempdir().unwrap();
+    let (jobs, schemas) = (folder.path().join("jobs"), folder.path().join("schemas/E"));
+    std::fs::create_dir_all(&jobs).unwrap();
+    std::fs::create_dir_all(&schemas).unwrap();
+    let check = |job: &str, contract: &str| {
+        std::fs::write(jobs.join("E.yaml"), job).unwrap();
+        std::fs::write(schemas.join("1.json"), contract).unwrap();
+        let schemas = folder.path().join("schemas");
+        shown(&["schema", "check", "--jobs", jobs.to_str().unwrap(), "--schemas", schemas.to_str().unwrap()])
+    };
+    let good_job = "entity: E\nkey: [id]\n";
+    let good = "{\"type\": \"object\", \"properties\": {\"id\": {\"type\": \"string\"}}}\n";
+    settings(folder.path()).bind(|| {
+        insta::assert_snapshot!("mistake_unknown_setting", check("entity: E\nkey: [id]\nlimits:\n  recrod: 1 MiB\n", good));
+        insta::assert_snapshot!("mistake_size", check("entity: E\nkey: [id]\nlimits:\n  record: 1 parsec\n", good));
+        insta::assert_snapshot!("mistake_key", check("entity: E\nkey: [identity]\n", good));
+        insta::assert_snapshot!(
+            "mistake_json",
+            check(good_job, "{\"type\": \"object\",\n \"properties\": {\"id\": {\"type\": \"string\"},}}\n")
+        );
+        insta::assert_snapshot!(
+            "mistake_type",
+            check(good_job, "{\"type\": \"object\",\n \"properties\": {\"id\": {\"type\": \"text\"}}}\n")
+        );
+        insta::assert_snapshot!(
+            "mistake_ref",
+            check(good_job, "{\"type\": \"object\",\n \"properties\": {\"id\": {\"$ref\": \"#/$defs/nothing\"}}}\n")
+        );
+    });
+    let breaking = "{\"title\": \"E\", \"type\": \"object\", \"properties\": {\"id\": {\"type\": \"integer\"}}}\n";
+    std::fs::write(schemas.join("2.json"), breaking).unwrap();
+    settings(folder.path()).bind(|| insta::assert_snapshot!("mistake_breaking", check(good_job, good)));
+}
+
+#[test]
+fn quarantine_shows_the_exact_bytes() {
+    let folder = tempfile::tempdir().unwrap();
+    let silver = folder.path().join("silver");
+    let case = root().join("fixtures/cases/FaultData/invalid_utf8");
+    assert_eq!(run(&case.join("bronze"), &silver, &["--entity", "FaultData", "--country", "de"]).code, 0);
+    let list = etl(&["quarantine", "list", "--entity", "FaultData", "--country", "de", "--output", "json", "--silver"])
+        .arg(&silver)
+        .output()
+        .unwrap();
+    let rows: serde_json::Value = serde_json::from_slice(&list.stdout).unwrap();
+    let row = &rows[0];
+    let offset = row["source_offset"].to_string();
+    let shown = etl(&[
+        "quarantine",
+        "show",
+        "--entity",
+        "FaultData",
+        "--raw",
+        "--file",
+        row["source_file"].as_str().unwrap(),
+        "--offset",
+        &offset,
+        "--silver",
+    ])
+    .arg(&silver)
+    .output()
+    .unwrap();
+    let object = std::fs::read(case.join("bronze").join(row["source_file"].as_str().unwrap())).unwrap();
+    let (from, length) = (row["source_offset"].as_u64().unwrap() as usize, row["source_length"].as_u64().unwrap() as usize);
+    assert_eq!(shown.stdout, object[from..from + length]);
+    assert!(std::str::from_utf8(&shown.stdout).is_err());
+}
+
+#[test]
+fn completions_are_for_the_shell() {
+    for shell in ["bash", "zsh", "fish"] {
+        let output = etl(&["completions", shell]).output().unwrap();
+        assert!(output.status.success() && String::from_utf8_lossy(&output.stdout).contains("quarantine"), "{shell}");
+    }
+}

@@ -1,0 +1,224 @@
+//! Exactly once on local disk: killed runs, twin runs, many creators, changed and late objects, gates.
+
+use std::path::Path;
+use std::time::Duration;
+
+use crate::support::{Random, assert_same, assert_same_contract, etl, generate, jobs_with, ran, run, total};
+
+const RECORDS: &[&str] = &["--mess", "0.01", "--duplicates", "0.02", "--object-bytes", "32KiB", "--seed", "5"];
+
+fn bronze(folder: &Path, args: &[&str]) -> std::path::PathBuf {
+    let bronze = folder.join("bronze");
+    generate(&bronze, &[args, RECORDS].concat());
+    bronze
+}
+
+#[test]
+fn a_run_that_is_killed_anywhere_is_finished_by_the_next() {
+    let folder = tempfile::tempdir().unwrap();
+    let bronze = bronze(folder.path(), &["--entities", "FaultData", "--countries", "de", "--records", "6000"]);
+    let jobs = jobs_with(folder.path(), "lease: {duration: 300 ms}");
+    let args = ["--entity", "FaultData", "--country", "de", "--batch-objects", "3", "--jobs", jobs.to_str().unwrap()];
+    let undisturbed = folder.path().join("undisturbed");
+    assert_eq!(run(&bronze, &undisturbed, &args).code, 0);
+
+    let mut random = Random::new("kills");
+    let disturbed = folder.path().join("disturbed");
+    let mut kills = 0;
+    for _ in 0..25 {
+        let mut command = etl(&["run", "--output", "json"]);
+        command.arg("--bronze").arg(&bronze).arg("--silver").arg(&disturbed).args(args);
+        let mut child = command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(20 + random.next() % 250));
+        if child.try_wait().unwrap().is_none() {
+            child.kill().unwrap();
+            kills += 1;
+        }
+        child.wait().unwrap();
+    }
+    assert!(kills >= 3, "only {kills} kills: the runs are too quick for this test");
+    std::thread::sleep(Duration::from_millis(400));
+    let last = run(&bronze, &disturbed, &args);
+    assert_eq!(last.code, 0, "{}", last.stderr);
+    assert_eq!(run(&bronze, &disturbed, &args).report["outcome"], "nothing_to_do");
+    assert_same(&[&undisturbed, &disturbed]);
+    assert_intents_without_gaps(&disturbed.join("FaultData"));
+}
+
+/// The `txn` versions of each application rise, and each stands once.
+fn assert_intents_without_gaps(table: &Path) {
+    let mut seen = std::collections::BTreeMap::<String, Vec<i64>>::new();
+    let mut commits: Vec<_> = std::fs::read_dir(table.join("_delta_log")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    commits.sort();
+    for commit in commits.iter().filter(|path| path.extension().is_some_and(|extension| extension == "json")) {
+        for line in std::fs::read_to_string(commit).unwrap().lines() {
+            let action: serde_json::Value = serde_json::from_str(line).unwrap();
+            if let Some(txn) = action.get("txn") {
+                seen.entry(txn["appId"].as_str().unwrap().to_owned()).or_default().push(txn["version"].as_i64().unwrap());
+            }
+        }
+    }
+    assert!(!seen.is_empty());
+    for (app, versions) in seen {
+        assert!(versions.windows(2).all(|pair| pair[0] < pair[1]), "{app}: {versions:?}");
+    }
+}
+
+#[test]
+fn twins_and_five_countries_at_once_lose_and_double_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let bronze = bronze(folder.path(), &["--entities", "FaultData", "--countries", "all", "--records", "1500"]);
+    let alone = folder.path().join("alone");
+    assert_eq!(run(&bronze, &alone, &["--entity", "FaultData", "--country", "all"]).code, 0);
+
+    let together = folder.path().join("together");
+    let children: Vec<_> = ["de", "fr", "it", "es", "uk", "de", "fr"]
+        .into_iter()
+        .map(|country| {
+            let mut command = etl(&["run", "--output", "json", "--entity", "FaultData", "--batch-objects", "4", "--country", country]);
+            command.arg("--bronze").arg(&bronze).arg("--silver").arg(&together);
+            command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap()
+        })
+        .collect();
+    for child in children {
+        let ran = ran(&child.wait_with_output().unwrap());
+        // A twin may find everything done, or held by the other one.
+        assert!([0, 4].contains(&ran.code), "exit {}: {}\n{}", ran.code, ran.report, ran.stderr);
+    }
+    let rest = run(&bronze, &together, &["--entity", "FaultData", "--country", "all"]);
+    assert_eq!(rest.code, 0, "{}", rest.stderr);
+    assert_same_contract(&[&alone, &together]);
+    assert_intents_without_gaps(&together.join("FaultData"));
+}
+
+fn put(bronze: &Path, key: &str, text: &str) {
+    let path = bronze.join("database=fleetdb_de/entity=LogRecord").join(key);
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::write(path, text).unwrap();
+}
+
+fn record(id: &str, speed: u32) -> String {
+    format!(
+        "{{\"dateTime\":\"2025-01-01T10:00:00.000Z\",\"device\":{{\"id\":\"b1\"}},\"id\":\"{id}\",\"latitude\":50.5,\"longitude\":8.5,\"speed\":{speed}}}\n"
+    )
+}
+
+const LOGS: [&str; 4] = ["--entity", "LogRecord", "--country", "de"];
+
+#[test]
+fn one_new_object_is_one_small_commit_and_none_is_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let (bronze, silver) = (folder.path().join("bronze"), folder.path().join("silver"));
+    put(&bronze, "year=2025/month=01/day=01/a", &record("b1", 10));
+    let first = run(&bronze, &silver, &LOGS);
+    assert_eq!((first.code, first.report["outcome"].as_str()), (0, Some("committed")));
+    assert!(silver.join("LogRecord_quarantine/_delta_log/00000000000000000000.json").exists());
+    let second = run(&bronze, &silver, &LOGS);
+    assert_eq!((second.code, second.report["outcome"].as_str()), (0, Some("nothing_to_do")));
+    assert_eq!(second.report["jobs"][0]["files"]["known"], 1);
+    // Late, and in the other layout.
+    put(&bronze, "year=2024/late.json", &record("b2", 20));
+    let third = run(&bronze, &silver, &LOGS);
+    let commits = third.report["jobs"][0]["commits"].as_array().unwrap();
+    assert_eq!((commits.len(), commits[0]["rows"].as_u64(), commits[0]["version"].as_u64()), (1, Some(1), Some(2)));
+    assert_eq!(third.report["jobs"][0]["layouts"]["year_root"]["files"], 1);
+    // An object whose records are all there already makes no commit at all.
+    put(&bronze, "year=2025/month=01/day=02/again", &(record("b1", 10) + &record("b2", 20)));
+    let fourth = run(&bronze, &silver, &LOGS);
+    assert_eq!((total(&fourth.report, "records", "duplicate"), fourth.report["jobs"][0]["commits"].as_array().unwrap().len()), (2, 0));
+    assert_eq!(run(&bronze, &silver, &LOGS).report["outcome"], "nothing_to_do");
+}
+
+#[test]
+fn a_changed_object_is_handled_as_the_job_says() {
+    for (setting, code, outcome, inserted, duplicate) in
+        [("reread", 0, "committed", 1, 1), ("ignore", 0, "nothing_to_do", 0, 0), ("stop", 3, "stopped", 0, 0)]
+    {
+        let folder = tempfile::tempdir().unwrap();
+        let (bronze, silver) = (folder.path().join("bronze"), folder.path().join("silver"));
+        let jobs = jobs_with(folder.path(), &format!("on_changed_object: {setting}"));
+        let args = [&LOGS[..], &["--jobs", jobs.to_str().unwrap()]].concat();
+        put(&bronze, "year=2025/month=01/day=01/a", &record("b1", 10));
+        assert_eq!(run(&bronze, &silver, &args).code, 0);
+        put(&bronze, "year=2025/month=01/day=01/a", &(record("b1", 10) + &record("b2", 20)));
+        let changed = run(&bronze, &silver, &args);
+        assert_eq!((changed.code, changed.report["outcome"].as_str()), (code, Some(outcome)), "{setting}: {}", changed.report);
+        let found = (total(&changed.report, "records", "inserted"), total(&changed.report, "records", "duplicate"));
+        assert_eq!(found, (inserted, duplicate), "{setting}");
+    }
+}
+
+#[test]
+fn the_gate_stops_before_anything_is_visible() {
+    let folder = tempfile::tempdir().unwrap();
+    let (bronze, silver) = (folder.path().join("bronze"), folder.path().join("silver"));
+    let jobs = jobs_with(folder.path(), "gate: {max_reject_share: 0.5, share_from: 3}");
+    let args = [&LOGS[..], &["--jobs", jobs.to_str().unwrap(), "--batch-objects", "1"]].concat();
+    put(&bronze, "year=2025/month=01/day=01/a", &record("b1", 10));
+    put(&bronze, "year=2025/month=01/day=02/b", &(record("b2", 1) + "{\"id\":1}\n{\"id\":2}\nnope\n{}\n"));
+    let stopped = run(&bronze, &silver, &args);
+    assert_eq!((stopped.code, stopped.report["outcome"].as_str()), (3, Some("stopped")), "{}", stopped.report);
+    // What earlier batches committed stays; of the stopped one nothing is there, not even a staged file.
+    assert_eq!(total(&stopped.report, "records", "inserted"), 1);
+    assert_eq!(stopped.report["jobs"][0]["stopped"]["records"]["quarantined"], 4);
+    let parquet = |table: &str| {
+        let listed = std::process::Command::new("find").arg(silver.join(table)).args(["-name", "*.parquet"]).output().unwrap();
+        String::from_utf8(listed.stdout).unwrap().lines().count()
+    };
+    assert_eq!((parquet("LogRecord"), parquet("LogRecord_quarantine")), (1, 0));
+    // Its refusals can be listed, and a job that allows them lets the same batch pass.
+    let list =
+        etl(&["quarantine", "list", "--entity", "LogRecord", "--stopped", "--output", "json", "--silver"]).arg(&silver).output().unwrap();
+    let listed: serde_json::Value = serde_json::from_slice(&list.stdout).unwrap();
+    assert_eq!(listed.as_array().unwrap().len(), 4, "{listed}");
+    let passed = run(&bronze, &silver, &LOGS);
+    assert_eq!((passed.code, total(&passed.report, "records", "quarantined")), (0, 4));
+}
+
+#[test]
+fn dates_and_shards_select_objects() {
+    let folder = tempfile::tempdir().unwrap();
+    let (bronze, silver) = (folder.path().join("bronze"), folder.path().join("silver"));
+    for day in 1..=9 {
+        put(&bronze, &format!("year=2025/month=01/day=0{day}/a"), &record(&format!("b{day}"), 1));
+    }
+    put(&bronze, "year=2024/old.json", &record("bA", 1));
+    let some = run(&bronze, &silver, &[&LOGS[..], &["--from", "2025-01-03", "--to", "2025-01-05"]].concat());
+    assert_eq!(total(&some.report, "records", "inserted"), 3);
+    let old = run(&bronze, &silver, &[&LOGS[..], &["--to", "2024-06-30"]].concat());
+    assert_eq!(total(&old.report, "records", "inserted"), 1);
+    let shards: u64 = (1..=3)
+        .map(|i| total(&run(&bronze, &silver, &[&LOGS[..], &["--shard", &format!("{i}/3")]].concat()).report, "records", "inserted"))
+        .sum();
+    assert_eq!(shards, 6);
+    assert_eq!(run(&bronze, &silver, &LOGS).report["outcome"], "nothing_to_do");
+}
+
+#[test]
+fn a_contract_that_adds_a_field_adds_a_column_and_an_older_program_stops() {
+    let folder = tempfile::tempdir().unwrap();
+    let (bronze, silver) = (folder.path().join("bronze"), folder.path().join("silver"));
+    let schemas = folder.path().join("schemas/LogRecord");
+    std::fs::create_dir_all(&schemas).unwrap();
+    std::fs::copy(crate::support::root().join("schemas/LogRecord/1.json"), schemas.join("1.json")).unwrap();
+    let old_args = LOGS.to_vec();
+    let dir = folder.path().join("schemas");
+    let new_args = [&LOGS[..], &["--schemas", dir.to_str().unwrap()]].concat();
+    put(&bronze, "year=2025/month=01/day=01/a", &record("b1", 10));
+    assert_eq!(run(&bronze, &silver, &old_args).code, 0);
+
+    let mut second: serde_json::Value = serde_json::from_slice(&std::fs::read(schemas.join("1.json")).unwrap()).unwrap();
+    second["properties"]["heading"] = serde_json::json!({"type": "number", "description": "degrees"});
+    second["x-default-version"] = serde_json::json!(2);
+    std::fs::write(schemas.join("2.json"), second.to_string()).unwrap();
+    let with_heading = record("b2", 5).replace("\"speed\"", "\"heading\":12.5,\"speed\"");
+    // b1 again, without the new field: still a duplicate of what the older file holds.
+    put(&bronze, "year=2025/month=01/day=02/b", &(with_heading + &record("b1", 10)));
+    let new = run(&bronze, &silver, &new_args);
+    assert_eq!(new.code, 0, "{}", new.stderr);
+    let counts = ["inserted", "duplicate", "quarantined"].map(|name| total(&new.report, "records", name));
+    assert_eq!(counts, [1, 1, 0], "{}", new.report);
+    let older = run(&bronze, &silver, &old_args);
+    assert_eq!(older.code, 2);
+    assert!(older.stderr.contains("contract version 2"), "{}", older.stderr);
+}

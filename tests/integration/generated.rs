@@ -1,0 +1,277 @@
+//! Generated bronze: every count is the manifest's; nothing depends on threads, batches or listing order; equal keys end as a
+//! naive sort says.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use async_trait::async_trait;
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use object_store::local::LocalFileSystem;
+use object_store::path::Path as Location;
+use object_store::{
+    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMultipartOptions, PutOptions, PutPayload,
+    PutResult, Result as StoreResult,
+};
+use serde_json::{Value, json};
+use silversmith::bronze::Selection;
+use silversmith::engine::local::{Engine, Progress};
+use silversmith::run::report::{JobReport, RunReport};
+use silversmith::run::{Observer, Request, RunError, Settings};
+use silversmith::store::Store;
+
+use crate::support::{Random, assert_same, generate, root, run, total};
+
+/// Differences between what a manifest expects and what a report says.
+fn differences(manifest: &Value, report: &Value) -> Vec<String> {
+    let mut found = Vec::new();
+    for expected in manifest["jobs"].as_array().unwrap() {
+        let name = format!("{} {}", expected["entity"], expected["country"]);
+        let jobs = report["jobs"].as_array().unwrap();
+        let Some(job) = jobs.iter().find(|job| job["entity"] == expected["entity"] && job["country"] == expected["country"]) else {
+            found.push(format!("{name}: no such job"));
+            continue;
+        };
+        for group in ["files", "records"] {
+            for (key, value) in expected[group].as_object().unwrap() {
+                if job[group][key] != *value {
+                    found.push(format!("{name}: {group}.{key}: expected {value}, found {}", job[group][key]));
+                }
+            }
+        }
+        if job["layouts"] != expected["layouts"] || job["bytes"]["decoded"] != expected["bytes"]["decoded"] {
+            found.push(format!(
+                "{name}: layouts or bytes: expected {} {}, found {} {}",
+                expected["layouts"], expected["bytes"], job["layouts"], job["bytes"]
+            ));
+        }
+        let codes = |list: &Value| -> BTreeMap<String, u64> {
+            let list = list.as_array().unwrap().iter();
+            list.map(|reject| (reject["code"].as_str().unwrap().to_owned(), reject["count"].as_u64().unwrap())).collect()
+        };
+        if codes(&job["rejects"]) != codes(&expected["rejects"]) {
+            found.push(format!("{name}: rejects: expected {:?}, found {:?}", codes(&expected["rejects"]), codes(&job["rejects"])));
+        }
+    }
+    found
+}
+
+#[test]
+fn a_million_records_end_as_the_manifest_says() {
+    let folder = tempfile::tempdir().unwrap();
+    let bronze = folder.path().join("bronze");
+    let seed = (Random::new("a million records").next() % 1_000_000).to_string();
+    let manifest = generate(
+        &bronze,
+        &[
+            "--entities",
+            "all",
+            "--countries",
+            "de,fr",
+            "--records",
+            "71429",
+            "--mess",
+            "0.01",
+            "--duplicates",
+            "0.01",
+            "--unknown-fields",
+            "0.01",
+            "--shuffled-keys",
+            "0.05",
+            "--object-bytes",
+            "512KiB",
+            "--seed",
+            &seed,
+        ],
+    );
+    let read: u64 = manifest["jobs"].as_array().unwrap().iter().map(|job| job["records"]["read"].as_u64().unwrap()).sum();
+    assert!(read >= 1_000_000);
+    let silver = folder.path().join("silver");
+    let ran = run(&bronze, &silver, &["--entity", "all", "--country", "de,fr"]);
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    let differences = differences(&manifest, &ran.report);
+    assert!(differences.is_empty(), "{}", differences.join("\n"));
+    let again = run(&bronze, &silver, &["--entity", "all", "--country", "de,fr"]);
+    assert_eq!((again.code, again.report["outcome"].as_str()), (0, Some("nothing_to_do")));
+}
+
+/// A local disk that lists in another order every time.
+#[derive(Debug)]
+struct Shuffled(LocalFileSystem);
+
+impl std::fmt::Display for Shuffled {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Shuffled")
+    }
+}
+
+#[async_trait]
+impl ObjectStore for Shuffled {
+    async fn put_opts(&self, location: &Location, payload: PutPayload, options: PutOptions) -> StoreResult<PutResult> {
+        self.0.put_opts(location, payload, options).await
+    }
+    async fn put_multipart_opts(&self, location: &Location, options: PutMultipartOptions) -> StoreResult<Box<dyn MultipartUpload>> {
+        self.0.put_multipart_opts(location, options).await
+    }
+    async fn get_opts(&self, location: &Location, options: GetOptions) -> StoreResult<GetResult> {
+        self.0.get_opts(location, options).await
+    }
+    fn delete_stream(&self, locations: BoxStream<'static, StoreResult<Location>>) -> BoxStream<'static, StoreResult<Location>> {
+        self.0.delete_stream(locations)
+    }
+    fn list(&self, prefix: Option<&Location>) -> BoxStream<'static, StoreResult<ObjectMeta>> {
+        let listed = self.0.list(prefix);
+        futures::stream::once(async move {
+            let mut entries: Vec<_> = listed.collect().await;
+            Random::new("shuffled listing").shuffle(&mut entries);
+            futures::stream::iter(entries)
+        })
+        .flatten()
+        .boxed()
+    }
+    async fn list_with_delimiter(&self, prefix: Option<&Location>) -> StoreResult<ListResult> {
+        self.0.list_with_delimiter(prefix).await
+    }
+    async fn copy_opts(&self, from: &Location, to: &Location, options: CopyOptions) -> StoreResult<()> {
+        self.0.copy_opts(from, to, options).await
+    }
+}
+
+struct Quiet;
+
+impl Observer for Quiet {
+    fn begin(&self, _: &Request, _: u64) {}
+    fn end(&self, _: &JobReport) {}
+    fn mistake(&self, error: &RunError) {
+        panic!("{error}");
+    }
+}
+
+struct Way {
+    threads: usize,
+    batch_bytes: u64,
+    chunk: usize,
+    shuffled: bool,
+}
+
+fn run_in_process(bronze: &Path, silver: &Path, entities: &[&str], way: &Way) -> RunReport {
+    let url = url::Url::from_directory_path(bronze).unwrap();
+    let store: Arc<dyn ObjectStore> =
+        if way.shuffled { Arc::new(Shuffled(LocalFileSystem::new())) } else { Arc::new(LocalFileSystem::new()) };
+    let settings = Settings {
+        run_id: "test".to_owned(),
+        engine: Engine {
+            bronze: Store::over(store, url).unwrap(),
+            threads: way.threads,
+            chunk: way.chunk,
+            progress: Progress(Arc::new(|_| {})),
+        },
+        silver: Store::open(silver.to_str().unwrap()).unwrap(),
+        jobs: root().join("jobs"),
+        schemas: root().join("schemas"),
+        selection: Selection::default(),
+        batch_bytes: Some(way.batch_bytes),
+        batch_objects: None,
+        memory: None,
+        terminate: Arc::new(AtomicBool::new(false)),
+    };
+    let requests: Vec<Request> = entities.iter().map(|entity| Request { entity: (*entity).to_owned(), country: "de".to_owned() }).collect();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(way.threads).enable_all().build().unwrap();
+    runtime.block_on(silversmith::run::run(&settings, &requests, &Quiet))
+}
+
+#[test]
+fn threads_batches_and_listing_order_change_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let bronze = folder.path().join("bronze");
+    let manifest = generate(
+        &bronze,
+        &[
+            "--entities",
+            "FaultData,LogRecord,StatusData,Trip",
+            "--countries",
+            "de",
+            "--records",
+            "25000",
+            "--mess",
+            "0.01",
+            "--duplicates",
+            "0.02",
+            "--unknown-fields",
+            "0.02",
+            "--shuffled-keys",
+            "0.05",
+            "--object-bytes",
+            "96KiB",
+            "--seed",
+            "11",
+        ],
+    );
+    let mut silvers = Vec::new();
+    for (threads, chunk) in [(1, 1 << 20), (2, 100_000), (7, 4096)] {
+        for batch_bytes in [u64::MAX, 4 << 20, 300 << 10] {
+            let silver = folder.path().join(format!("silver-{threads}-{batch_bytes}"));
+            let way = Way { threads, batch_bytes, chunk, shuffled: threads > 1 };
+            let report = run_in_process(&bronze, &silver, &["FaultData", "LogRecord", "StatusData", "Trip"], &way);
+            let differences = differences(&manifest, &serde_json::to_value(&report).unwrap());
+            assert!(differences.is_empty(), "{threads} threads, batches of {batch_bytes}: {}", differences.join("\n"));
+            silvers.push(silver);
+        }
+    }
+    assert_same(&silvers.iter().map(std::path::PathBuf::as_path).collect::<Vec<_>>());
+}
+
+/// What a naive reading makes of records with few keys and few contents: the first of each key stays.
+fn naive(objects: &[(String, Vec<(u64, u64)>)]) -> (u64, u64, u64) {
+    let mut sorted: Vec<_> = objects.iter().collect();
+    // `year=…/` sorts before `year=…/month=…`: year_root first, then days, then names.
+    sorted.sort_by_key(|(key, _)| (key.contains("/day="), key.clone()));
+    let mut first: HashMap<u64, u64> = HashMap::new();
+    let (mut inserted, mut duplicate, mut conflict) = (0, 0, 0);
+    for (key, content) in sorted.into_iter().flat_map(|(_, records)| records) {
+        match first.get(key) {
+            None => {
+                first.insert(*key, *content);
+                inserted += 1;
+            }
+            Some(held) if held == content => duplicate += 1,
+            Some(_) => conflict += 1,
+        }
+    }
+    (inserted, duplicate, conflict)
+}
+
+#[test]
+fn equal_keys_end_as_a_naive_sort_says() {
+    let mut random = Random::new("equal keys");
+    for round in 0..12 {
+        let folder = tempfile::tempdir().unwrap();
+        let bronze = folder.path().join("bronze");
+        let mut objects: Vec<(String, Vec<(u64, u64)>)> = Vec::new();
+        for number in 0..random.below(12) + 1 {
+            let place =
+                if random.chance(2) { "year=2024".to_owned() } else { format!("year=2024/month=01/day={:02}", random.below(3) + 1) };
+            let records = (0..random.below(40)).map(|_| (random.next() % 60, random.next() % 3)).collect();
+            objects.push((format!("database=fleetdb_de/entity=LogRecord/{place}/o{number:02}.json"), records));
+        }
+        for (key, records) in &objects {
+            let path = bronze.join(key);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            let line = |(key, content): &(u64, u64)| {
+                json!({"dateTime": "2024-01-01T10:00:00.000Z", "device": {"id": "b1"}, "id": format!("b{key:X}"), "latitude": 50.0,
+                       "longitude": 8.0, "speed": content})
+                .to_string()
+            };
+            std::fs::write(path, records.iter().map(line).collect::<Vec<_>>().join("\n")).unwrap();
+        }
+        let silver = folder.path().join("silver");
+        let batch = (random.below(5) + 1).to_string();
+        let ran = run(&bronze, &silver, &["--entity", "LogRecord", "--country", "de", "--batch-objects", &batch]);
+        assert_eq!(ran.code, 0, "{}", ran.stderr);
+        let found = ["inserted", "duplicate", "quarantined"].map(|name| total(&ran.report, "records", name));
+        let (inserted, duplicate, conflict) = naive(&objects);
+        assert_eq!(found, [inserted, duplicate, conflict], "round {round}: {objects:?}");
+    }
+}

@@ -1,0 +1,12 @@
+//! All integration tests, in one binary. Sections (see `tests/run`) are the modules.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr, reason = "tests")]
+
+mod cases;
+mod cli;
+mod contracts;
+mod faults;
+mod framing;
+mod generated;
+mod layers;
+mod support;

@@ -1,0 +1,60 @@
+"""Whether silver folders hold the same rows, by DuckDB: same.py [--contract] <silver> <silver> …
+
+Every Delta table of the first folder is compared with the same table of each other one, as a multiset of rows without the columns
+that may differ from run to run; with --contract also without those that tell which of several equal records survived. Exits 1 and says which table differs, with an example.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+import pyarrow.dataset as ds
+from deltalake import DeltaTable
+
+MAY_DIFFER = {"_batch", "_ingested_at", "batch", "quarantined_at"}
+SURVIVOR = {"_source_file", "_source_offset", "_source_length", "_schema_version", "_rescued", "year", "month", "day"}
+
+
+def rows(table: Path, contract_only: bool) -> pa.Table:
+    files = DeltaTable(str(table))
+    left_out = MAY_DIFFER | (SURVIVOR if contract_only and not table.name.endswith("_quarantine") else set())
+    names = [field.name for field in files.schema().fields if field.name not in left_out]
+    dataset = files.to_pyarrow_dataset()
+    if not files.file_uris():
+        return dataset.schema.empty_table().select(names)
+    assert isinstance(dataset, ds.Dataset)
+    return dataset.to_table(columns=names)
+
+
+def main() -> int:
+    contract_only = "--contract" in sys.argv
+    first, *others = [Path(argument) for argument in sys.argv[1:] if argument != "--contract"]
+    tables = sorted(path.parent.name for path in first.glob("*/_delta_log"))
+    if not tables or not others:
+        print("nothing to compare")
+        return 1
+    different = 0
+    total = 0
+    for name in tables:
+        left = rows(first / name, contract_only)
+        total += left.num_rows
+        for other in others:
+            right = rows(other / name, contract_only)
+            connection = duckdb.connect()
+            connection.register("a", left)
+            connection.register("b", right)
+            only_left = connection.sql("SELECT to_json(r)::VARCHAR FROM (SELECT * FROM a EXCEPT ALL SELECT * FROM b LIMIT 1) r").fetchall()
+            only_right = connection.sql("SELECT to_json(r)::VARCHAR FROM (SELECT * FROM b EXCEPT ALL SELECT * FROM a LIMIT 1) r").fetchall()
+            if only_left or only_right or left.num_rows != right.num_rows:
+                different += 1
+                print(f"{name}: {first} has {left.num_rows} rows, {other} has {right.num_rows}")
+                print(f"  only in the first: {only_left}\n  only in the other: {only_right}")
+    print(f"{len(tables)} tables, {total} rows, {len(others) + 1} folders: {different} differences")
+    return 1 if different or total == 0 else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -217,9 +217,6 @@ fn job_details(job: &JobReport) {
         output::println(&format!("\n{name}: stopped: {}", stopped.reason));
         rejects(&stopped.rejects);
     }
-    if let Some(error) = &job.error {
-        output::println(&format!("\n{name}: failed: {}", error.lines().next().unwrap_or(error)));
-    }
 }
 
 fn rejects(counts: &[RejectCount]) {
@@ -234,7 +231,7 @@ fn rejects(counts: &[RejectCount]) {
 fn next_steps(report: &RunReport) {
     let mut hints: Vec<String> = Vec::new();
     for job in &report.jobs {
-        for reject in job.rejects.iter().chain(job.stopped.iter().flat_map(|stopped| &stopped.rejects)).take(3) {
+        for reject in job.rejects.iter().chain(job.stopped.iter().flat_map(|stopped| &stopped.rejects)).take(5) {
             let hint = format!("{}: {}", reject.code, reject.code.remedy());
             if !hints.contains(&hint) {
                 hints.push(hint);

@@ -371,7 +371,13 @@ impl<'a> Parsed<'a> {
             Ok(root) => Ok(Self { file, text, tape, root }),
             Err(error) => {
                 let at = error.at.min(text.len().saturating_sub(1));
-                Err(Mistake { file, text: text.to_owned(), span: at..at + 1, message: error.message, help: None })
+                Err(Mistake {
+                    file,
+                    text: text.to_owned(),
+                    span: at..at + 1,
+                    message: error.message.split(" (byte").next().unwrap_or_default().to_owned(),
+                    help: None,
+                })
             }
         }
     }

@@ -291,7 +291,7 @@ mod tests {
         assert_eq!(parse_bytes("16 MiB"), Some(16 << 20));
         assert_eq!(parse_bytes("1.5k"), Some(1536));
         assert_eq!(parse_bytes("1 parsec"), None);
-        assert_eq!(parse_duration_setting("2 min"), Some(Duration::from_secs(120)));
+        assert_eq!(parse_duration_setting("2 min"), Some(Duration::from_mins(2)));
         assert_eq!(parse_duration_setting("7"), None);
     }
 }

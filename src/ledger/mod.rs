@@ -19,7 +19,6 @@ use futures::TryStreamExt;
 use serde::{Deserialize, Serialize};
 
 use crate::domain::{BronzeObject, Records, Source};
-use crate::silver::Append;
 use crate::store::{Store, StoreError};
 
 /// Entries after which the log is folded.
@@ -40,11 +39,17 @@ pub enum LedgerError {
     Lost { claim: String },
 }
 
-/// Files of one table that an intent commits.
+/// Files that an intent appends to one table.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct TableAppend {
+pub struct Append {
     pub table: String,
-    pub append: Append,
+    /// The application whose `txn` becomes `k`.
+    pub app_id: String,
+    pub k: i64,
+    /// Delta `add` actions, as they will stand in the log.
+    pub adds: Vec<serde_json::Value>,
+    pub run: String,
+    pub batch: String,
 }
 
 /// What a batch will commit, in commit order.
@@ -53,7 +58,7 @@ pub struct Intent {
     pub k: i64,
     pub claim: String,
     pub run: String,
-    pub tables: Vec<TableAppend>,
+    pub tables: Vec<Append>,
     pub records: Records,
     pub job: String,
     pub contract: String,

@@ -7,10 +7,10 @@ use super::report::{CommitReport, Outcome, Stopped, reject_counts};
 use super::{RunError, SourceRun};
 use crate::domain::{BronzeObject, Layout};
 use crate::engine::local::{Staged, stage};
-use crate::ledger::{Claim, Intended, Intent, TableAppend};
+use crate::ledger::{Append, Claim, Intended, Intent};
 use crate::plan::BatchPlan;
+use crate::silver::Committed;
 use crate::silver::write::remove_staged;
-use crate::silver::{Append, Committed};
 
 /// How often a batch is staged anew because another run of the same source came first.
 const MAX_RESTAGES: usize = 8;
@@ -90,22 +90,20 @@ async fn intend(run: &mut SourceRun<'_>, plan: &BatchPlan, staged: &Staged, base
         return Ok(None);
     }
     let source = &run.plan.source;
-    let append = |table: &str, adds: &[deltalake::kernel::Add]| TableAppend {
+    let append = |table: &str, adds: &[deltalake::kernel::Add]| Append {
         table: table.to_owned(),
-        append: Append {
-            app_id: source.app_id(),
-            k: based_on.k,
-            adds: adds.to_vec(),
-            run: run.run_id().to_owned(),
-            batch: plan.batch.clone(),
-        },
+        app_id: source.app_id(),
+        k: based_on.k,
+        adds: adds.iter().map(|add| serde_json::json!(add)).collect(),
+        run: run.run_id().to_owned(),
+        batch: plan.batch.clone(),
     };
     let tables = [append(&run.tables.quarantine.name, &staged.quarantine), append(&run.tables.silver.name, &staged.silver)];
     let intent = Intent {
         k: based_on.k,
         claim: plan.batch.clone(),
         run: run.run_id().to_owned(),
-        tables: tables.into_iter().filter(|table| !table.append.adds.is_empty()).collect(),
+        tables: tables.into_iter().filter(|table| !table.adds.is_empty()).collect(),
         records: staged.records,
         job: plan.of.job.fingerprint.clone(),
         contract: plan.of.contract.fingerprint(),
@@ -120,7 +118,7 @@ async fn settle(
     run: &mut SourceRun<'_>,
     plan: &BatchPlan,
     staged: Staged,
-    commits: Vec<(TableAppend, Committed)>,
+    commits: Vec<(Append, Committed)>,
 ) -> Result<BatchEnd, RunError> {
     run.ledger.drop_lease(&plan.batch).await?;
     let report = &mut run.report;
@@ -139,7 +137,7 @@ async fn settle(
     for (table, committed) in commits {
         if let Committed::At(version) = committed {
             let rows = if table.table == run.tables.silver.name { staged.records.inserted } else { staged.records.quarantined };
-            let files = table.append.adds.len() as u64;
+            let files = table.adds.len() as u64;
             report.commits.push(CommitReport { table: table.table, version, batch: plan.batch.clone(), files, rows });
         }
     }

@@ -20,7 +20,7 @@ use crate::contract::{Contract, LoadContractError};
 use crate::domain::{BronzeObject, Mistake, Records, Source};
 use crate::engine::local::{Engine, RejectSummary, StageError, Tables};
 use crate::job::{Job, LoadJobError, OnChangedObject};
-use crate::ledger::{Intent, Ledger, LedgerError, Standing, TableAppend};
+use crate::ledger::{Append, Intent, Ledger, LedgerError, Standing};
 use crate::plan::{SourcePlan, cut_batches, put_in_order, quarantine_schema};
 use crate::silver::{Committed, SilverError, Table, TableShape};
 use crate::store::{Store, StoreError};
@@ -277,11 +277,11 @@ impl SourceRun<'_> {
         Ok(())
     }
 
-    pub async fn commit(&self, intent: &Intent) -> Result<Vec<(TableAppend, Committed)>, RunError> {
+    pub async fn commit(&self, intent: &Intent) -> Result<Vec<(Append, Committed)>, RunError> {
         let mut commits = Vec::with_capacity(intent.tables.len());
         for append in &intent.tables {
             let table = Table::at(&self.settings.silver, &append.table);
-            let committed = table.commit(&append.append, self.plan.job.lease.commit_deadline).await?;
+            let committed = table.commit(append, self.plan.job.lease.commit_deadline).await?;
             commits.push((append.clone(), committed));
         }
         Ok(commits)

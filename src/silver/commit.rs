@@ -9,27 +9,16 @@
 use std::time::{Duration, Instant};
 
 use delta_kernel::snapshot::SnapshotRef;
-use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::table::{check_writable, engine_info};
 use super::{SilverError, Table};
+use crate::ledger::Append;
 
 /// Commits in a row after which the log is folded into a checkpoint.
 const CHECKPOINT_EVERY: u64 = 50;
 const FIRST_BACKOFF: Duration = Duration::from_millis(10);
 const LAST_BACKOFF: Duration = Duration::from_millis(2500);
-
-/// Files to append, under intent `k` of an application.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Append {
-    pub app_id: String,
-    pub k: i64,
-    /// Delta `add` actions.
-    pub adds: Vec<deltalake::kernel::Add>,
-    pub run: String,
-    pub batch: String,
-}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Committed {

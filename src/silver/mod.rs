@@ -11,7 +11,7 @@ mod query;
 mod table;
 pub mod write;
 
-pub use commit::{Append, Committed};
+pub use commit::Committed;
 pub use table::{LiveFile, Table, TableShape};
 
 use crate::store::StoreError;

@@ -250,7 +250,7 @@ fn equal_keys_end_as_a_naive_sort_says() {
         let folder = tempfile::tempdir().unwrap();
         let bronze = folder.path().join("bronze");
         let mut objects: Vec<(String, Vec<(u64, u64)>)> = Vec::new();
-        for number in 0..random.below(12) + 1 {
+        for number in 0..=random.below(12) {
             let place =
                 if random.chance(2) { "year=2024".to_owned() } else { format!("year=2024/month=01/day={:02}", random.below(3) + 1) };
             let records = (0..random.below(40)).map(|_| (random.next() % 60, random.next() % 3)).collect();

@@ -116,7 +116,7 @@ pub struct Request {
 }
 
 /// Told before a job begins, with the bytes that it will read, and after it ended.
-pub trait Observer {
+pub trait Observer: Sync {
     fn begin(&self, request: &Request, new_bytes: u64);
     fn end(&self, report: &JobReport);
     fn mistake(&self, error: &RunError);

@@ -6,15 +6,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use async_trait::async_trait;
-use futures::StreamExt;
-use futures::stream::BoxStream;
+use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
-use object_store::path::Path as Location;
-use object_store::{
-    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMultipartOptions, PutOptions, PutPayload,
-    PutResult, Result as StoreResult,
-};
 use serde_json::{Value, json};
 use silversmith::bronze::Selection;
 use silversmith::engine::local::{Engine, Progress};
@@ -22,6 +15,7 @@ use silversmith::run::report::{JobReport, RunReport};
 use silversmith::run::{Observer, Request, RunError, Settings};
 use silversmith::store::Store;
 
+use crate::stores::Shuffled;
 use crate::support::{Random, assert_same, generate, root, run, total};
 
 /// Differences between what a manifest expects and what a report says.
@@ -97,48 +91,6 @@ fn a_million_records_end_as_the_manifest_says() {
     assert_eq!((again.code, again.report["outcome"].as_str()), (0, Some("nothing_to_do")));
 }
 
-/// A local disk that lists in another order every time.
-#[derive(Debug)]
-struct Shuffled(LocalFileSystem);
-
-impl std::fmt::Display for Shuffled {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Shuffled")
-    }
-}
-
-#[async_trait]
-impl ObjectStore for Shuffled {
-    async fn put_opts(&self, location: &Location, payload: PutPayload, options: PutOptions) -> StoreResult<PutResult> {
-        self.0.put_opts(location, payload, options).await
-    }
-    async fn put_multipart_opts(&self, location: &Location, options: PutMultipartOptions) -> StoreResult<Box<dyn MultipartUpload>> {
-        self.0.put_multipart_opts(location, options).await
-    }
-    async fn get_opts(&self, location: &Location, options: GetOptions) -> StoreResult<GetResult> {
-        self.0.get_opts(location, options).await
-    }
-    fn delete_stream(&self, locations: BoxStream<'static, StoreResult<Location>>) -> BoxStream<'static, StoreResult<Location>> {
-        self.0.delete_stream(locations)
-    }
-    fn list(&self, prefix: Option<&Location>) -> BoxStream<'static, StoreResult<ObjectMeta>> {
-        let listed = self.0.list(prefix);
-        futures::stream::once(async move {
-            let mut entries: Vec<_> = listed.collect().await;
-            Random::new("shuffled listing").shuffle(&mut entries);
-            futures::stream::iter(entries)
-        })
-        .flatten()
-        .boxed()
-    }
-    async fn list_with_delimiter(&self, prefix: Option<&Location>) -> StoreResult<ListResult> {
-        self.0.list_with_delimiter(prefix).await
-    }
-    async fn copy_opts(&self, from: &Location, to: &Location, options: CopyOptions) -> StoreResult<()> {
-        self.0.copy_opts(from, to, options).await
-    }
-}
-
 struct Quiet;
 
 impl Observer for Quiet {
@@ -159,7 +111,7 @@ struct Way {
 fn run_in_process(bronze: &Path, silver: &Path, entities: &[&str], way: &Way) -> RunReport {
     let url = url::Url::from_directory_path(bronze).unwrap();
     let store: Arc<dyn ObjectStore> =
-        if way.shuffled { Arc::new(Shuffled(LocalFileSystem::new())) } else { Arc::new(LocalFileSystem::new()) };
+        if way.shuffled { Arc::new(Shuffled(Arc::new(LocalFileSystem::new()))) } else { Arc::new(LocalFileSystem::new()) };
     let settings = Settings {
         run_id: "test".to_owned(),
         engine: Engine {

@@ -9,4 +9,6 @@ mod faults;
 mod framing;
 mod generated;
 mod layers;
+mod matrix;
+mod stores;
 mod support;

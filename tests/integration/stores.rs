@@ -1,0 +1,199 @@
+//! Object stores that misbehave: one that lists in another order every time, one that fails at its n-th operation.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use async_trait::async_trait;
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use object_store::path::Path;
+use object_store::{
+    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMultipartOptions, PutOptions,
+    PutPayload, PutResult, Result, UploadPart,
+};
+
+use crate::support::Random;
+
+/// Lists in another order every time.
+#[derive(Debug)]
+pub struct Shuffled(pub Arc<dyn ObjectStore>);
+
+impl std::fmt::Display for Shuffled {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Shuffled")
+    }
+}
+
+#[async_trait]
+impl ObjectStore for Shuffled {
+    async fn put_opts(&self, location: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
+        self.0.put_opts(location, payload, options).await
+    }
+    async fn put_multipart_opts(&self, location: &Path, options: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
+        self.0.put_multipart_opts(location, options).await
+    }
+    async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+        self.0.get_opts(location, options).await
+    }
+    fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
+        self.0.delete_stream(locations)
+    }
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        let listed = self.0.list(prefix);
+        futures::stream::once(async move {
+            let mut entries: Vec<_> = listed.collect().await;
+            Random::new("shuffled listing").shuffle(&mut entries);
+            futures::stream::iter(entries)
+        })
+        .flatten()
+        .boxed()
+    }
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+        self.0.list_with_delimiter(prefix).await
+    }
+    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
+        self.0.copy_opts(from, to, options).await
+    }
+}
+
+/// What happens at the chosen operation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// It has no effect, and nothing works afterwards: the process died before it.
+    DiesBefore,
+    /// It takes effect, its answer is lost, and nothing works afterwards: the process died after it.
+    DiesAfter,
+    /// It takes effect, its answer is lost, and everything works afterwards.
+    AnswerLost,
+    /// It has no effect, an error comes back, and everything works afterwards.
+    Refused,
+}
+
+impl Fault {
+    pub const ALL: [Fault; 4] = [Fault::DiesBefore, Fault::DiesAfter, Fault::AnswerLost, Fault::Refused];
+}
+
+/// Counts operations and lets the n-th one (from 1) go wrong.
+#[derive(Debug)]
+pub struct Faulty {
+    inner: Arc<dyn ObjectStore>,
+    at: u64,
+    fault: Fault,
+    count: AtomicU64,
+    dead: AtomicBool,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Now {
+    Works,
+    Fails,
+    LosesAnswer,
+}
+
+impl Faulty {
+    pub fn new(inner: Arc<dyn ObjectStore>, at: u64, fault: Fault) -> Self {
+        Self { inner, at, fault, count: AtomicU64::new(0), dead: AtomicBool::new(false) }
+    }
+
+    pub fn operations(&self) -> u64 {
+        self.count.load(Ordering::SeqCst)
+    }
+
+    fn next(&self) -> Now {
+        let number = self.count.fetch_add(1, Ordering::SeqCst) + 1;
+        if self.dead.load(Ordering::SeqCst) {
+            return Now::Fails;
+        }
+        if number != self.at {
+            return Now::Works;
+        }
+        self.dead.store(matches!(self.fault, Fault::DiesBefore | Fault::DiesAfter), Ordering::SeqCst);
+        match self.fault {
+            Fault::DiesBefore | Fault::Refused => Now::Fails,
+            Fault::DiesAfter | Fault::AnswerLost => Now::LosesAnswer,
+        }
+    }
+}
+
+fn injected() -> Error {
+    Error::Generic { store: "Faulty", source: "injected".into() }
+}
+
+impl std::fmt::Display for Faulty {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Faulty")
+    }
+}
+
+/// Runs an operation as the fault has it.
+macro_rules! faulted {
+    ($self:ident, $operation:expr) => {
+        match $self.next() {
+            Now::Works => $operation,
+            Now::Fails => Err(injected()),
+            Now::LosesAnswer => {
+                let _ = $operation;
+                Err(injected())
+            }
+        }
+    };
+}
+
+#[async_trait]
+impl ObjectStore for Faulty {
+    async fn put_opts(&self, location: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
+        faulted!(self, self.inner.put_opts(location, payload, options).await)
+    }
+    async fn put_multipart_opts(&self, location: &Path, options: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
+        let begun: Result<Box<dyn MultipartUpload>> = faulted!(self, self.inner.put_multipart_opts(location, options).await);
+        Ok(Box::new(FaultyUpload { inner: begun? }))
+    }
+    async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+        faulted!(self, self.inner.get_opts(location, options).await)
+    }
+    fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
+        match self.next() {
+            Now::Works => self.inner.delete_stream(locations),
+            Now::Fails => futures::stream::once(async { Err(injected()) }).boxed(),
+            Now::LosesAnswer => {
+                let deleted = self.inner.delete_stream(locations);
+                futures::stream::once(async move {
+                    let _: Vec<_> = deleted.collect().await;
+                    Err(injected())
+                })
+                .boxed()
+            }
+        }
+    }
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        match self.next() {
+            Now::Works => self.inner.list(prefix),
+            _ => futures::stream::once(async { Err(injected()) }).boxed(),
+        }
+    }
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+        faulted!(self, self.inner.list_with_delimiter(prefix).await)
+    }
+    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
+        faulted!(self, self.inner.copy_opts(from, to, options).await)
+    }
+}
+
+/// The files of these tests fit one part; an upload is one operation.
+#[derive(Debug)]
+struct FaultyUpload {
+    inner: Box<dyn MultipartUpload>,
+}
+
+#[async_trait]
+impl MultipartUpload for FaultyUpload {
+    fn put_part(&mut self, data: PutPayload) -> UploadPart {
+        self.inner.put_part(data)
+    }
+    async fn complete(&mut self) -> Result<PutResult> {
+        self.inner.complete().await
+    }
+    async fn abort(&mut self) -> Result<()> {
+        self.inner.abort().await
+    }
+}

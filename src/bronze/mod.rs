@@ -82,7 +82,8 @@ fn foreign(inner: &str, path: &PathValues) -> Option<&'static str> {
 /// `column=value` folders of a key, as written; Hive's default partition is none.
 pub fn path_values(key: &str) -> PathValues {
     let mut values = PathValues::default();
-    for part in key.split('/') {
+    let folders = key.rsplit_once('/').map_or("", |(folders, _)| folders);
+    for part in folders.split('/') {
         let Some((column, value)) = part.split_once('=') else { continue };
         let value = (value != crate::domain::HIVE_DEFAULT).then(|| value.to_owned());
         match column {
@@ -107,9 +108,9 @@ impl Selection {
         if self.from.is_none() && self.to.is_none() {
             return true;
         }
-        let number = |text: &Option<String>| text.as_deref().and_then(|text| text.parse::<i64>().ok());
-        let Some(year) = number(&path.year) else { return true };
-        let (first, last) = match (number(&path.month), number(&path.day)) {
+        let number = |text: &Option<String>, most: i64| text.as_deref()?.parse::<i64>().ok().filter(|value| (1..=most).contains(value));
+        let Some(year) = number(&path.year, 9999) else { return true };
+        let (first, last) = match (number(&path.month, 12), number(&path.day, 31)) {
             (Some(month), Some(day)) => (days_from_civil(year, month, day), days_from_civil(year, month, day)),
             (Some(month), None) => (days_from_civil(year, month, 1), days_from_civil(year, month + 1, 1) - 1),
             _ => (days_from_civil(year, 1, 1), days_from_civil(year, 12, 31)),

@@ -22,6 +22,7 @@ use crate::bronze::Selection;
 use crate::domain::time::parse_date;
 use crate::engine::local::{Engine, Progress};
 use crate::job::{Job, known_entities, parse_bytes};
+use crate::run::report::RunReport;
 use crate::run::{Request, RunError, Settings};
 use crate::store::Store;
 
@@ -150,7 +151,7 @@ fn settings(run_id: String, places: &Places, objects: Option<&Objects>, tuning: 
 }
 
 /// Every (entity, country) that the flags name, each once, in order.
-fn requests(places: &Places, sources: &Sources) -> Result<Vec<Request>, RunError> {
+fn requests(places: &Places, sources: &Sources) -> Vec<Request> {
     let mut entities = Vec::new();
     for name in &sources.entity {
         if name == "all" {
@@ -162,7 +163,9 @@ fn requests(places: &Places, sources: &Sources) -> Result<Vec<Request>, RunError
     let mut requests = Vec::new();
     for entity in entities {
         for name in &sources.country {
-            let countries = if name == "all" { Job::load(&places.jobs, &entity)?.countries } else { vec![name.clone()] };
+            // A job that cannot be read fails as a job of its own, not the whole run.
+            let all = || Job::load(&places.jobs, &entity).map_or_else(|_| vec![name.clone()], |job| job.countries);
+            let countries = if name == "all" { all() } else { vec![name.clone()] };
             for country in countries {
                 let request = Request { entity: entity.clone(), country };
                 if !requests.contains(&request) {
@@ -171,12 +174,15 @@ fn requests(places: &Places, sources: &Sources) -> Result<Vec<Request>, RunError
             }
         }
     }
-    Ok(requests)
+    requests
 }
 
 /// Runs one verb and returns the process's exit code.
 pub fn main() -> u8 {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
     let log = match &cli.verb {
         Verb::Run(args) => args.log(),
         _ => Format::Text,
@@ -199,6 +205,25 @@ pub fn main() -> u8 {
             Verb::Completions(args) => completions::completions(&args),
         }
     })
+}
+
+/// Help and version are answers; anything else is a mistake, reported as JSON too where that was asked for.
+fn usage(error: &clap::Error) -> u8 {
+    let _ = error.print();
+    if !error.use_stderr() {
+        return 0;
+    }
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let asked = |pair: &[String]| matches!(pair, [flag, value] if flag == "--output" && value == "json");
+    let json = arguments.windows(2).any(asked)
+        || arguments.iter().any(|argument| argument == "--output=json")
+        || std::env::var("ETL_OUTPUT").is_ok_and(|value| value == "json");
+    if json && arguments.first().is_some_and(|verb| verb == "run") {
+        let message = error.render().to_string();
+        let first = message.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned();
+        output::json(&RunReport::failed(String::new(), first, 2));
+    }
+    2
 }
 
 fn finish(outcome: Result<u8, RunError>) -> u8 {

@@ -22,7 +22,7 @@ pub struct PlanArgs {
 pub async fn plan(args: PlanArgs) -> Result<u8, RunError> {
     let settings = settings(String::new(), &args.places, Some(&args.objects), Tuning::default())?;
     let mut plans = Vec::new();
-    for request in requests(&args.places, &args.sources)? {
+    for request in requests(&args.places, &args.sources) {
         plans.push(inspect::plan(&settings, &request.entity, &request.country).await?);
     }
     if args.output == Format::Json {

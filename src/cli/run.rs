@@ -1,12 +1,14 @@
 //! `etl run`.
 
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::panic::AssertUnwindSafe;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::{Args, ValueEnum};
 use comfy_table::Cell;
+use futures::FutureExt;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{Format, Objects, Places, Sources, Tuning, bytes, output, requests, settings};
@@ -98,13 +100,18 @@ impl Observer for Console {
 
 pub async fn run(args: RunArgs) -> u8 {
     let run_id = uuid::Uuid::now_v7().to_string();
-    let report = match execute(&args, run_id.clone()).await {
-        Ok(report) => report,
-        Err(error) => {
-            output::run_error(&error);
-            RunReport::failed(run_id, error.to_string(), error.exit_code())
-        }
+    let outcome = match args.report.as_deref().map(check_writable) {
+        Some(Err(problem)) => Err((problem, 2)),
+        _ => match AssertUnwindSafe(execute(&args, run_id.clone())).catch_unwind().await {
+            Ok(Ok(report)) => Ok(report),
+            Ok(Err(error)) => Err((error.to_string(), error.exit_code())),
+            Err(_) => Err(("a bug ended the run; what was committed stays, the next run goes on from there".to_owned(), 70)),
+        },
     };
+    let report = outcome.unwrap_or_else(|(problem, exit)| {
+        output::error(&problem);
+        RunReport::failed(run_id, problem, exit)
+    });
     match args.output {
         Format::Json => output::json(&report),
         Format::Text => text_report(&report),
@@ -117,11 +124,17 @@ pub async fn run(args: RunArgs) -> u8 {
     report.exit
 }
 
+/// A report that cannot be written is found out before the work, not after it.
+fn check_writable(path: &Path) -> Result<(), String> {
+    let opened = std::fs::OpenOptions::new().create(true).append(true).open(path);
+    opened.map(drop).map_err(|error| format!("cannot write the report to {}: {error}", path.display()))
+}
+
 async fn execute(args: &RunArgs, run_id: String) -> Result<RunReport, RunError> {
     if args.engine == EngineName::Spark || args.remote.is_some() {
         return Err(RunError::NoSparkEngine);
     }
-    let requests = requests(&args.places, &args.sources)?;
+    let requests = requests(&args.places, &args.sources);
     let console = Console::new();
     let bar = console.bar.clone();
     let defaults = Tuning::default();

@@ -691,6 +691,13 @@ pub fn write_string(text: &str, out: &mut String) {
     out.push('"');
 }
 
+/// Clamped: beyond it no literal that fits in memory has a value that fits a column.
+fn exponent(text: &str) -> i64 {
+    const MOST: i64 = 1 << 40;
+    let clamped = if text.starts_with('-') { -MOST } else { MOST };
+    text.trim_start_matches('+').parse().map_or(clamped, |exponent: i64| exponent.clamp(-MOST, MOST))
+}
+
 /// A number literal as exact decimal: sign, digits without leading zeros, and the power of ten of the last digit.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Exact {
@@ -707,7 +714,7 @@ impl Exact {
             None => (false, literal),
         };
         let (mantissa, exponent) = match rest.find(['e', 'E']) {
-            Some(at) => (&rest[..at], rest[at + 1..].trim_start_matches('+').parse::<i64>().unwrap_or(i64::MAX / 4)),
+            Some(at) => (&rest[..at], exponent(&rest[at + 1..])),
             None => (rest, 0),
         };
         let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
@@ -806,6 +813,10 @@ mod tests {
         assert_eq!(Exact::of("9223372036854775807").as_i64(), Some(i64::MAX));
         assert_eq!(Exact::of("9223372036854775808").as_i64(), None);
         assert_eq!(Exact::of("0e999999999999").as_i64(), Some(0));
-        assert_eq!(Exact::of("1e999999999999").as_i64(), None);
+        for beyond in
+            ["1e999999999999", "1e9223372036854775807", "10e9223372036854775807", "1.5e-9223372036854775808", "1e-99999999999999999999"]
+        {
+            assert_eq!(Exact::of(beyond).as_i64(), None, "{beyond}");
+        }
     }
 }

@@ -7,6 +7,8 @@ use super::{
 };
 use crate::domain::{Mistake, PartitionColumn};
 
+const MAX_RECORD: u64 = 1 << 30;
+
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct JobFile {
@@ -269,6 +271,9 @@ impl JobFile {
             batch_objects: count("batch_objects", self.limits.batch_objects)?,
             open_partitions: count("open_partitions", self.limits.open_partitions)?,
         };
+        if limits.record > MAX_RECORD {
+            return Err(fail("record:", "limits.record is at most 1 GiB", "offsets within a record have 32 bits"));
+        }
         let table = Table {
             file: size("file:", &self.table.file)?,
             row_group: size("row_group", &self.table.row_group)?,
@@ -281,6 +286,9 @@ impl JobFile {
             duration: time("duration", &self.lease.duration)?,
             commit_deadline: time("commit_deadline", &self.lease.commit_deadline)?,
         };
+        if lease.duration.is_zero() {
+            return Err(fail("duration", "a lease of no time is no lease", "duration: 120 s"));
+        }
         let PartitionsFile { database, entity, year, month, day } = self.partitions;
         Ok(Job {
             fingerprint: format!("{:032x}", xxhash_rust::xxh3::xxh3_128(text.as_bytes())),

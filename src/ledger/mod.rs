@@ -24,6 +24,7 @@ use crate::store::{Store, StoreError};
 /// Entries after which the log is folded.
 const FOLD_EVERY: u64 = 64;
 const FORMAT: u32 = 1;
+const SHORTEST_RENEWAL: Duration = Duration::from_millis(10);
 
 #[derive(Debug, thiserror::Error)]
 pub enum LedgerError {
@@ -259,23 +260,28 @@ impl Ledger {
         }
     }
 
-    /// Takes those of `objects` that are still free, in order; `None` where none is.
-    pub async fn claim(&mut self, id: &str, run: &str, objects: &[BronzeObject]) -> Result<Option<Claim>, LedgerError> {
+    /// Takes those of `objects` that are still free, in order.
+    pub async fn claim(&mut self, id: &str, run: &str, objects: &[BronzeObject]) -> Result<Claimed, LedgerError> {
         loop {
+            let mut claimed = Claimed::default();
+            let mut free = Vec::new();
             let held = self.held();
-            let free: Vec<(String, String)> = objects
-                .iter()
-                .filter(|object| matches!(self.standing(object, &held), Standing::New | Standing::Changed))
-                .map(|object| (object.key.clone(), object.version.clone()))
-                .collect();
+            for object in objects {
+                match self.standing(object, &held) {
+                    Standing::New | Standing::Changed => free.push((object.key.clone(), object.version.clone())),
+                    Standing::Known => claimed.known += 1,
+                    Standing::Held { .. } => claimed.held += 1,
+                }
+            }
             if free.is_empty() {
-                return Ok(None);
+                return Ok(claimed);
             }
             let claim = Claim { id: id.to_owned(), run: run.to_owned(), objects: free, at: Utc::now() };
             // The lease is there before the claim can be seen, so that nobody takes a fresh claim for a dead one.
             self.renewal(id).renew().await?;
             if self.append(What::Claim(claim.clone())).await? {
-                return Ok(Some(claim));
+                claimed.claim = Some(claim);
+                return Ok(claimed);
             }
         }
     }
@@ -339,6 +345,17 @@ impl Ledger {
     }
 }
 
+/// What a claim got.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Claimed {
+    /// `None` where nothing was free.
+    pub claim: Option<Claim>,
+    /// Objects that others hold.
+    pub held: u64,
+    /// Objects that others have finished meanwhile.
+    pub known: u64,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Intended {
     Written,
@@ -364,7 +381,7 @@ impl Renewal {
     /// Renews three times a lease until it is dropped.
     pub async fn keep(self) {
         loop {
-            tokio::time::sleep(self.lease / 3).await;
+            tokio::time::sleep((self.lease / 3).max(SHORTEST_RENEWAL)).await;
             if let Err(error) = self.renew().await {
                 tracing::warn!(%error, "the claim's lease could not be renewed; trying again");
             }
@@ -410,23 +427,23 @@ mod tests {
     async fn two_runs_never_hold_the_same_object() {
         let silver = silver();
         let (mut a, mut b) = (open(&silver, 60_000).await, open(&silver, 60_000).await);
-        let first = a.claim("a", "run-a", &[object("x"), object("y")]).await.unwrap().unwrap();
-        let second = b.claim("b", "run-b", &[object("y"), object("z")]).await.unwrap().unwrap();
+        let first = a.claim("a", "run-a", &[object("x"), object("y")]).await.unwrap().claim.unwrap();
+        let second = b.claim("b", "run-b", &[object("y"), object("z")]).await.unwrap().claim.unwrap();
         assert_eq!(first.objects.len(), 2);
         assert_eq!(second.objects, [("z".to_owned(), "1".to_owned())]);
-        assert_eq!(b.claim("c", "run-b", &[object("x")]).await.unwrap(), None);
+        assert_eq!(b.claim("c", "run-b", &[object("x")]).await.unwrap(), Claimed { claim: None, held: 1, known: 0 });
     }
 
     #[tokio::test]
     async fn a_claim_that_was_taken_over_cannot_become_an_intent() {
         let silver = silver();
         let (mut slow, mut next) = (open(&silver, 1).await, open(&silver, 60_000).await);
-        slow.claim("a", "slow", &[object("x")]).await.unwrap().unwrap();
+        slow.claim("a", "slow", &[object("x")]).await.unwrap().claim.unwrap();
         tokio::time::sleep(Duration::from_millis(5)).await;
         next.refresh().await.unwrap();
         assert_eq!(next.release_expired("next").await.unwrap().len(), 1);
         assert!(matches!(slow.intend(intent("a", 1)).await, Err(LedgerError::Lost { .. })));
-        next.claim("b", "next", &[object("x")]).await.unwrap().unwrap();
+        next.claim("b", "next", &[object("x")]).await.unwrap().claim.unwrap();
         assert_eq!(next.intend(intent("b", 1)).await.unwrap(), Intended::Written);
         assert_eq!(next.standing(&object("x"), &next.held()), Standing::Known);
     }
@@ -437,7 +454,7 @@ mod tests {
         let mut ledger = open(&silver, 60_000).await;
         for k in 1..=100 {
             let id = format!("c{k}");
-            ledger.claim(&id, "r", &[object(&format!("k{k}"))]).await.unwrap().unwrap();
+            ledger.claim(&id, "r", &[object(&format!("k{k}"))]).await.unwrap().claim.unwrap();
             assert_eq!(ledger.intend(intent(&id, k)).await.unwrap(), Intended::Written);
         }
         let again = open(&silver, 60_000).await;

@@ -20,13 +20,15 @@ const MAX_RESTAGES: usize = 8;
 pub enum BatchEnd {
     Committed,
     Stopped,
-    /// Other runs hold all of its objects.
-    Held,
+    /// Other runs hold or have finished all of its objects.
+    Taken,
 }
 
 pub async fn run_batch(run: &mut SourceRun<'_>, objects: &[BronzeObject]) -> Result<BatchEnd, RunError> {
     let batch = uuid::Uuid::now_v7().to_string();
-    let Some(claim) = run.ledger.claim(&batch, &run.settings.run_id, objects).await? else { return Ok(BatchEnd::Held) };
+    let claimed = run.ledger.claim(&batch, &run.settings.run_id, objects).await?;
+    run.note_others(&claimed);
+    let Some(claim) = claimed.claim else { return Ok(BatchEnd::Taken) };
     let lease = tokio::spawn(run.ledger.renewal(&claim.id).keep());
     let ended = run_claimed(run, &claim, objects).await;
     lease.abort();
@@ -40,6 +42,7 @@ pub async fn run_batch(run: &mut SourceRun<'_>, objects: &[BronzeObject]) -> Res
 async fn run_claimed(run: &mut SourceRun<'_>, claim: &Claim, objects: &[BronzeObject]) -> Result<BatchEnd, RunError> {
     for _ in 0..MAX_RESTAGES {
         run.finish_open_intent().await?;
+        run.ensure_tables().await?;
         let based_on = run.basis().await?;
         let plan = plan_batch(run, claim, objects);
         let staged = stage(&run.settings.engine, &plan, &run.tables).await?;
@@ -69,7 +72,9 @@ fn plan_batch(run: &SourceRun<'_>, claim: &Claim, objects: &[BronzeObject]) -> A
 /// Invariant 1, by outcomes and once more by the staged files' footers.
 fn check_balance(plan: &BatchPlan, staged: &Staged) -> Result<(), RunError> {
     let by_layout: u64 = staged.layouts.values().map(|count| count.records).sum();
-    if staged.records.balances() && staged.footers_agree() && by_layout == staged.records.read {
+    let read_to_the_end: u64 = staged.layouts.values().map(|count| count.files).sum();
+    let complete = by_layout == staged.records.read && read_to_the_end == plan.objects.len() as u64;
+    if staged.records.balances() && staged.footers_agree() && complete {
         return Ok(());
     }
     Err(RunError::Unbalanced { batch: plan.batch.clone(), records: staged.records })
@@ -120,7 +125,9 @@ async fn settle(
     staged: Staged,
     commits: Vec<(Append, Committed)>,
 ) -> Result<BatchEnd, RunError> {
-    run.ledger.drop_lease(&plan.batch).await?;
+    if let Err(error) = run.ledger.drop_lease(&plan.batch).await {
+        tracing::warn!(%error, "the lease of a committed batch was left behind");
+    }
     let report = &mut run.report;
     report.outcome = Outcome::Committed;
     report.files.read += plan.objects.len() as u64;

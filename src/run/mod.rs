@@ -20,7 +20,7 @@ use crate::contract::{Contract, LoadContractError};
 use crate::domain::{BronzeObject, Mistake, Records, Source};
 use crate::engine::local::{Engine, RejectSummary, StageError, Tables};
 use crate::job::{Job, LoadJobError, OnChangedObject};
-use crate::ledger::{Append, Intent, Ledger, LedgerError, Standing};
+use crate::ledger::{Append, Claimed, Intent, Ledger, LedgerError, Standing};
 use crate::plan::{SourcePlan, cut_batches, put_in_order, quarantine_schema};
 use crate::silver::{Committed, SilverError, Table, TableShape};
 use crate::store::{Store, StoreError};
@@ -56,6 +56,7 @@ impl RunError {
     /// The documented exit code.
     pub fn exit_code(&self) -> u8 {
         let by_silver = |error: &SilverError| match error {
+            SilverError::Arrow { .. } | SilverError::Task { .. } => 70,
             error if error.is_users() => 2,
             error if error.is_contention() => 4,
             _ => 5,
@@ -190,41 +191,42 @@ async fn run_source(settings: &Settings, request: &Request, report: &mut JobRepo
     settings.engine.bronze.require()?;
     settings.silver.ensure()?;
     let tables = tables_of(&settings.silver, &request.entity);
-    ensure_tables(&tables, &job, &contract).await?;
     let ledger = Ledger::open(&settings.silver, &source, job.lease.duration).await?;
     let plan = SourcePlan::new(source, job, contract);
     let mut run = SourceRun { settings, plan, ledger, tables, rejects: RejectSummary::default(), report: report.clone() };
+    run.ensure_tables().await?;
     let ended = run.all_batches(request, observer).await;
     run.report.rejects = reject_counts(&run.rejects);
     *report = run.report;
     ended
 }
 
-async fn ensure_tables(tables: &Tables, job: &Job, contract: &Contract) -> Result<(), RunError> {
-    let columns = crate::plan::SilverColumns::new(job, contract);
-    let properties = &contract.latest().root.properties;
-    let comments: BTreeMap<String, String> =
-        properties.iter().filter_map(|p| Some((p.name.clone(), p.shape.description.clone()?))).collect();
-    let silver = TableShape {
-        schema: columns.schema,
-        partition_by: columns.partition_by,
-        comments,
-        contract_version: Some(contract.latest().number),
-        description: contract.latest().description.clone(),
-    };
-    let quarantine = TableShape {
-        schema: quarantine_schema(),
-        partition_by: vec!["database".to_owned()],
-        comments: BTreeMap::new(),
-        contract_version: None,
-        description: Some(format!("Records that the contract of {} refused, with their exact bytes.", job.entity)),
-    };
-    tables.quarantine.ensure(&quarantine).await?;
-    tables.silver.ensure(&silver).await?;
-    Ok(())
-}
-
 impl SourceRun<'_> {
+    /// Both tables exist, have the contract's columns, and can be written safely.
+    async fn ensure_tables(&self) -> Result<(), RunError> {
+        let (tables, job, contract, columns) = (&self.tables, &self.plan.job, &self.plan.contract, &self.plan.columns);
+        let properties = &contract.latest().root.properties;
+        let comments: BTreeMap<String, String> =
+            properties.iter().filter_map(|p| Some((p.name.clone(), p.shape.description.clone()?))).collect();
+        let silver = TableShape {
+            schema: columns.schema.clone(),
+            partition_by: columns.partition_by.clone(),
+            comments,
+            contract_version: Some(contract.latest().number),
+            description: contract.latest().description.clone(),
+        };
+        let quarantine = TableShape {
+            schema: quarantine_schema(),
+            partition_by: vec!["database".to_owned()],
+            comments: BTreeMap::new(),
+            contract_version: None,
+            description: Some(format!("Records that the contract of {} refused, with their exact bytes.", job.entity)),
+        };
+        tables.quarantine.ensure(&quarantine).await?;
+        tables.silver.ensure(&silver).await?;
+        Ok(())
+    }
+
     pub fn run_id(&self) -> &str {
         &self.settings.run_id
     }
@@ -241,8 +243,7 @@ impl SourceRun<'_> {
                 return Ok(());
             }
             match batch::run_batch(self, &objects).await? {
-                BatchEnd::Committed => {}
-                BatchEnd::Held => self.report.held += objects.len() as u64,
+                BatchEnd::Committed | BatchEnd::Taken => {}
                 BatchEnd::Stopped => {
                     self.report.exit = 3;
                     return Ok(());
@@ -325,6 +326,13 @@ impl SourceRun<'_> {
         }
         put_in_order(&mut new);
         Some(new)
+    }
+
+    /// Objects that were new when listed and that other runs took since.
+    fn note_others(&mut self, claimed: &Claimed) {
+        self.report.held += claimed.held;
+        self.report.files.known += claimed.known;
+        self.report.files.new -= claimed.known;
     }
 
     /// What is left because another run holds it is not done: exit 4.

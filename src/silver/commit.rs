@@ -48,6 +48,7 @@ impl Table {
         let started = Instant::now();
         let mut snapshot: Option<SnapshotRef> = None;
         let mut backoff = FIRST_BACKOFF;
+        let mut unanswered = false;
         loop {
             let (previous, app_id) = (snapshot.take(), append.app_id.clone());
             let (now, done) = self
@@ -58,11 +59,20 @@ impl Table {
                 })
                 .await?;
             if done >= append.k {
-                return Ok(Committed::Before);
+                return Ok(if unanswered { Committed::At(now.version()) } else { Committed::Before });
             }
             check_writable(&self.name, &now)?;
             let version = now.version() + 1;
-            if self.put_version(version, &actions(append)).await? {
+            let put = match self.put_version(version, &actions(append)).await {
+                Ok(put) => put,
+                // Perhaps it landed: the next snapshot tells.
+                Err(error) if unanswered => return Err(error),
+                Err(_) => {
+                    unanswered = true;
+                    false
+                }
+            };
+            if put {
                 if version % CHECKPOINT_EVERY == 0
                     && let Err(error) = self.checkpoint().await
                 {

@@ -42,6 +42,20 @@ fn hashes(rows: &RecordBatch, positions: &[usize]) -> Result<Vec<u128>, arrow::e
     Ok(encoded.iter().map(|row| xxh3_128(row.as_ref())).collect())
 }
 
+/// What the table holds under a key, and the rows at hand hashed over the same columns.
+#[derive(Debug, Clone)]
+pub struct Held {
+    content: u128,
+    ours: Arc<[u128]>,
+}
+
+impl Held {
+    /// Whether the row at a position says the same.
+    pub fn equals(&self, row: usize) -> bool {
+        self.ours.get(row) == Some(&self.content)
+    }
+}
+
 /// Where a key was met.
 #[derive(Debug, Clone, Copy)]
 struct Place {
@@ -75,8 +89,8 @@ impl TableKeys {
         })
     }
 
-    /// For each row whose key the table has: the hash of what the table holds under it.
-    pub async fn probe(&mut self, rows: &RecordBatch, hashes: &RowHashes) -> Result<HashMap<u128, u128>, SilverError> {
+    /// For each row whose key the table has: what the table holds under it.
+    pub async fn probe(&mut self, rows: &RecordBatch, hashes: &RowHashes) -> Result<HashMap<u128, Held>, SilverError> {
         if self.files.is_empty() || rows.num_rows() == 0 {
             return Ok(HashMap::new());
         }
@@ -96,8 +110,7 @@ impl TableKeys {
         for (file, mut places) in by_file {
             places.sort_unstable();
             places.dedup();
-            let contents = self.contents(file as usize, &places).await?;
-            found.extend(places.into_iter().map(|(_, key)| key).zip(contents));
+            found.extend(self.held(file as usize, &places, rows, hashes).await?);
         }
         Ok(found)
     }
@@ -171,8 +184,14 @@ impl TableKeys {
         Ok(())
     }
 
-    /// Content hashes of rows of one file, in order.
-    async fn contents(&self, file: usize, places: &[(u32, u128)]) -> Result<Vec<u128>, SilverError> {
+    /// What one file holds under some keys. A file that is older than a column has nothing to say about it.
+    async fn held(
+        &self,
+        file: usize,
+        places: &[(u32, u128)],
+        rows: &RecordBatch,
+        hashes: &RowHashes,
+    ) -> Result<Vec<(u128, Held)>, SilverError> {
         let mut selectors = Vec::with_capacity(places.len() * 2);
         let mut next = 0;
         for (row, _) in places {
@@ -180,14 +199,29 @@ impl TableKeys {
             selectors.push(RowSelector::select(1));
             next = row + 1;
         }
-        let positions = self.columns.properties.clone();
+        let failed = |source| SilverError::Arrow { table: self.table.name.clone(), source };
+        let in_file = self.column_names(file).await?;
+        let schema = &self.columns.schema;
+        let positions: Vec<usize> =
+            self.columns.properties.iter().copied().filter(|at| in_file.iter().any(|name| name == schema.field(*at).name())).collect();
+        let ours: Arc<[u128]> = if positions.len() == self.columns.properties.len() {
+            hashes.contents.as_slice().into()
+        } else {
+            self::hashes(rows, &positions).map_err(failed)?.into()
+        };
         let all: Vec<usize> = (0..positions.len()).collect();
         let mut contents = Vec::with_capacity(places.len());
         for batch in self.stream(file, &positions, Some(selectors.into())).await? {
-            let hashed = hashes(&batch, &all).map_err(|source| SilverError::Arrow { table: self.table.name.clone(), source })?;
-            contents.extend(hashed);
+            contents.extend(self::hashes(&batch, &all).map_err(failed)?);
         }
-        Ok(contents)
+        Ok(places.iter().zip(contents).map(|((_, key), content)| (*key, Held { content, ours: ours.clone() })).collect())
+    }
+
+    async fn column_names(&self, file: usize) -> Result<Vec<String>, SilverError> {
+        let mut reader = StoredFile::new(self.table.store.here(), &self.files[file].live);
+        let metadata = ArrowReaderMetadata::load_async(&mut reader, ArrowReaderOptions::new()).await;
+        let metadata = metadata.map_err(|source| SilverError::Parquet { table: self.table.name.clone(), source })?;
+        Ok(metadata.schema().fields().iter().map(|field| field.name().clone()).collect())
     }
 }
 

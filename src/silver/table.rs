@@ -269,7 +269,10 @@ fn fingerprint(snapshot: &Snapshot) -> String {
     let metadata = configuration.metadata();
     let mut properties: Vec<_> = metadata.configuration().iter().collect();
     properties.sort();
-    format!("{:?} {:?} {:?} {properties:?}", configuration.protocol(), snapshot.schema(), metadata.partition_columns())
+    let schema = snapshot.schema();
+    // Field metadata lies in hash maps, whose order is not the same twice.
+    let fields: Vec<_> = schema.fields().map(|field| (field.name(), field.data_type(), field.is_nullable())).collect();
+    format!("{:?} {fields:?} {:?} {properties:?}", configuration.protocol(), metadata.partition_columns())
 }
 
 /// Comments and other field metadata aside.

@@ -28,6 +28,7 @@ const INDEXED_COLUMNS: u64 = 32;
 const WRITE_BATCH_ROWS: usize = 8192;
 /// Small runs of rows are put together before they are encoded.
 const BUFFER_ROWS: usize = 8192;
+const BUFFER_BYTES: usize = 8 << 20;
 
 /// Values of the partition columns, in their order.
 type Partition = Vec<Option<PartitionValue>>;
@@ -54,6 +55,7 @@ struct OpenFile {
     writer: PartitionWriter,
     buffered: Vec<RecordBatch>,
     buffered_rows: usize,
+    buffered_bytes: usize,
     used: u64,
 }
 
@@ -114,14 +116,15 @@ impl TableWriter {
                 self.close_one(&oldest).await?;
             }
             let writer = self.open_file(&partition)?;
-            self.open.insert(partition.clone(), OpenFile { writer, buffered: Vec::new(), buffered_rows: 0, used: 0 });
+            self.open.insert(partition.clone(), OpenFile { writer, buffered: Vec::new(), buffered_rows: 0, buffered_bytes: 0, used: 0 });
         }
         let (clock, name, schema) = (self.clock, self.table.name.clone(), self.file_schema.clone());
         let Some(file) = self.open.get_mut(&partition) else { return Ok(()) };
         file.used = clock;
         file.buffered_rows += rows.num_rows();
+        file.buffered_bytes += rows.get_array_memory_size();
         file.buffered.push(rows);
-        if file.buffered_rows >= BUFFER_ROWS {
+        if file.buffered_rows >= BUFFER_ROWS || file.buffered_bytes >= BUFFER_BYTES {
             file.flush(&schema, &name).await?;
         }
         Ok(())
@@ -207,7 +210,7 @@ impl OpenFile {
             [one] => one.clone(),
             several => concat_batches(schema, several).map_err(|source| SilverError::Arrow { table: table.to_owned(), source })?,
         };
-        self.buffered_rows = 0;
+        (self.buffered_rows, self.buffered_bytes) = (0, 0);
         self.writer.write(&rows).await.map_err(|source| SilverError::Delta { table: table.to_owned(), source: Box::new(source) })
     }
 }

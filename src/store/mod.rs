@@ -39,10 +39,22 @@ impl StoreError {
             Self::Address { .. } | Self::Scheme { .. } | Self::Missing { .. } | Self::CreateRoot { .. } => true,
             Self::Access { source, .. } => {
                 matches!(source, object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. })
+                    || denied_by_disk(source)
             }
             Self::Changed { .. } => false,
         }
     }
+}
+
+fn denied_by_disk(error: &object_store::Error) -> bool {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        if error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::PermissionDenied) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 /// A place in an object store.
@@ -65,7 +77,10 @@ impl Store {
             _ if address.is_empty() => return Err(bad("it is empty")),
             _ => std::path::absolute(PathBuf::from(address)).map_err(|error| bad(&error.to_string()))?,
         };
-        let path: PathBuf = path.components().collect();
+        let path = normal(&path);
+        if path.to_string_lossy().contains('%') {
+            return Err(bad("a folder with % in its name cannot be a root; Delta readers would decode it"));
+        }
         let url = Url::from_directory_path(&path).map_err(|()| bad("it is not absolute"))?;
         Self::over(Arc::new(LocalFileSystem::new()), url)
     }
@@ -171,7 +186,7 @@ impl Store {
             return Err(StoreError::Changed { path: path.to_owned(), listed: version.to_owned(), found: now });
         }
         Ok(match found.payload {
-            GetResultPayload::File(file, _) => Box::new(file),
+            GetResultPayload::File(file, _) => Box::new(LocalReader(file)),
             GetResultPayload::Stream(stream) => {
                 Box::new(StreamReader { handle: tokio::runtime::Handle::current(), stream, current: Bytes::new() })
             }
@@ -212,6 +227,33 @@ impl Store {
 
 fn access<'p>(action: &'static str, path: &'p str) -> impl FnOnce(object_store::Error) -> StoreError + use<'p> {
     move |source| StoreError::Access { action, path: path.to_owned(), source }
+}
+
+/// A local file whose failures are the store's, not the content's.
+struct LocalReader(std::fs::File);
+
+impl Read for LocalReader {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        match self.0.read(buffer) {
+            Err(error) if error.kind() != std::io::ErrorKind::Interrupted => Err(std::io::Error::other(SourceFailed(error.to_string()))),
+            outcome => outcome,
+        }
+    }
+}
+
+/// Without `.` and `..`: as the file system resolves them, or by the names alone where nothing is there yet.
+fn normal(path: &std::path::Path) -> PathBuf {
+    if let Ok(found) = path.canonicalize() {
+        return found;
+    }
+    path.components().fold(PathBuf::new(), |mut whole, part| {
+        match part {
+            std::path::Component::ParentDir => drop(whole.pop()),
+            std::path::Component::CurDir => {}
+            part => whole.push(part),
+        }
+        whole
+    })
 }
 
 /// A byte stream read from a thread that may block.

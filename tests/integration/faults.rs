@@ -209,10 +209,10 @@ fn a_contract_that_adds_a_field_adds_a_column_and_an_older_program_stops() {
 
     let mut second: serde_json::Value = serde_json::from_slice(&std::fs::read(schemas.join("1.json")).unwrap()).unwrap();
     second["properties"]["heading"] = serde_json::json!({"type": "number", "description": "degrees"});
-    second["x-default-version"] = serde_json::json!(2);
+    second["x-upcast"] = serde_json::json!([{"default": {"field": "heading", "value": 1.5}}]);
     std::fs::write(schemas.join("2.json"), second.to_string()).unwrap();
-    let with_heading = record("b2", 5).replace("\"speed\"", "\"heading\":12.5,\"speed\"");
-    // b1 again, without the new field: still a duplicate of what the older file holds.
+    let with_heading = record("b2", 5).replace("\"speed\"", "\"heading\":12.5,\"schemaVersion\":2,\"speed\"");
+    // b1 again, as it was: still a duplicate, although a new row would have the default that the older file lacks.
     put(&bronze, "year=2025/month=01/day=02/b", &(with_heading + &record("b1", 10)));
     let new = run(&bronze, &silver, &new_args);
     assert_eq!(new.code, 0, "{}", new.stderr);

@@ -103,3 +103,32 @@ fn what_the_bytes_are_never_matters_to_the_count_of_bytes() {
         assert_eq!(whole, bytewise, "{:?}", String::from_utf8_lossy(&noise));
     }
 }
+
+fn feed_record(n: usize) -> String {
+    format!(
+        "{{\"dateTime\":\"2025-01-01T00:00:{n:02}.000Z\",\"device\":{{\"id\":\"b1\"}},\"id\":\"b{n}\",\"note\":\"a}}{{,\\\"b\",\"speed\":{n}}}"
+    )
+}
+
+/// Whatever form a stream has and wherever one of its records is cut: all others arrive.
+#[test]
+fn neighbours_of_a_cut_record_arrive_in_every_form() {
+    let mut random = Random::new("neighbours");
+    for round in 0..6000 {
+        let records: Vec<String> = (0..5).map(feed_record).collect();
+        let cut = random.below(5);
+        let mut damaged = records.clone();
+        let length = random.below(records[cut].len() - 1) + 1;
+        damaged[cut].truncate(length);
+        let (form, text) = match round % 4 {
+            0 => ("array", format!("[{}]", damaged.join(","))),
+            1 => ("envelope", format!("{{\"result\":{{\"data\":[{}],\"toVersion\":\"0f\"}},\"jsonrpc\":\"2.0\"}}", damaged.join(","))),
+            2 => ("lines of an array", format!("[\n{}\n]\n", damaged.join(",\n"))),
+            _ => ("concatenated", damaged.concat()),
+        };
+        let block = *random.pick(&[3, 50, 1 << 20]);
+        let found = frames(text.as_bytes(), block);
+        let lost: Vec<usize> = (0..5).filter(|at| *at != cut && !found.iter().any(|frame| frame == records[*at].as_bytes())).collect();
+        assert!(lost.is_empty(), "{form}, record {cut} cut to {:?}: lost {lost:?} of {text}", damaged[cut]);
+    }
+}

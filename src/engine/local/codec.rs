@@ -4,7 +4,9 @@
 //! member) or none. What comes out is bounded: at the job's limit the stream stops with [`Stop::Limit`] at exactly that byte,
 //! whatever the block sizes. A damaged stream delivers what decodes, then says [`Stop::Corrupt`].
 
-use std::io::{self, Cursor, Read};
+use std::io::{self, BufRead, BufReader, Cursor, Read};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 
@@ -71,24 +73,39 @@ pub enum Stop {
 
 type BoxRead = Box<dyn Read + Send>;
 
+/// Decoded bytes that one object may have.
+struct Budget {
+    left: Arc<AtomicU64>,
+    limit: u64,
+}
+
+impl Budget {
+    fn new(limit: u64) -> Self {
+        Self { left: Arc::new(AtomicU64::new(limit)), limit }
+    }
+}
+
 /// One decoded stream: an object, or a member of an archive.
 pub struct Decoded {
     /// Name within an archive.
     pub member: Option<String>,
     reader: BoxRead,
-    left: u64,
+    /// Decoded bytes that the object may still have, all of its members together.
+    left: Arc<AtomicU64>,
     limit: u64,
     /// Why nothing more comes after what was handed out.
     pending: Option<Stop>,
 }
 
 impl Decoded {
-    fn new(member: Option<String>, reader: BoxRead, limit: u64) -> Self {
-        Self { member, reader, left: limit, limit, pending: None }
+    fn new(member: Option<String>, reader: BoxRead, budget: &Budget) -> Self {
+        Self { member, reader, left: budget.left.clone(), limit: budget.limit, pending: None }
     }
 
     fn broken(member: Option<String>, message: String) -> Self {
-        Self { member, reader: Box::new(io::empty()), left: 0, limit: 0, pending: Some(Stop::Corrupt(message)) }
+        let mut stream = Self::new(member, Box::new(io::empty()), &Budget::new(0));
+        stream.pending = Some(Stop::Corrupt(message));
+        stream
     }
 
     /// Appends up to `want` bytes and returns how many; 0 at the end. What decodes before a failure comes before it.
@@ -97,20 +114,21 @@ impl Decoded {
             return Err(stop);
         }
         let start = buffer.len();
+        let left = self.left.load(Ordering::Relaxed);
         // One byte beyond the limit tells an object that ends there from one that goes on.
-        let room = (want as u64).min(self.left.saturating_add(1));
+        let room = (want as u64).min(left.saturating_add(1));
         let failure = self.reader.by_ref().take(room).read_to_end(buffer).err().map(|error| {
             let from_store = error.get_ref().and_then(|inner| inner.downcast_ref::<SourceFailed>()).is_some();
             if from_store { Stop::Io(error) } else { Stop::Corrupt(error.to_string()) }
         });
         let mut count = (buffer.len() - start) as u64;
         self.pending = failure;
-        if count > self.left {
-            count = self.left;
+        if count > left {
+            count = left;
             buffer.truncate(start + count as usize);
             self.pending = Some(Stop::Limit(self.limit));
         }
-        self.left -= count;
+        self.left.store(left - count, Ordering::Relaxed);
         match self.pending.take() {
             Some(stop) if count == 0 => Err(stop),
             held => {
@@ -129,9 +147,10 @@ pub fn open(mut source: BoxRead, stored: u64, limit: u64, archive_limit: u64) ->
     }
     let codec = Codec::of(&head);
     let whole: BoxRead = Box::new(Cursor::new(head).chain(source));
+    let budget = Budget::new(limit);
     let reader: BoxRead = match codec {
         Codec::Plain => whole,
-        Codec::Gzip => Box::new(flate2::read::MultiGzDecoder::new(whole)),
+        Codec::Gzip => Box::new(GzipMembers { current: Some(flate2::bufread::GzDecoder::new(BufReader::new(whole))) }),
         Codec::Bzip2 => Box::new(bzip2::read::MultiBzDecoder::new(whole)),
         Codec::SnappyFramed => Box::new(snap::read::FrameDecoder::new(whole)),
         Codec::SnappyHadoop => Box::new(SnappyBlocks::new(whole, true)),
@@ -140,13 +159,43 @@ pub fn open(mut source: BoxRead, stored: u64, limit: u64, archive_limit: u64) ->
             Ok(decoder) => Box::new(decoder),
             Err(error) => return Ok(vec![Decoded::broken(None, error.to_string())]),
         },
-        Codec::Zip => return members(whole, stored, limit, archive_limit),
+        Codec::Zip => return members(whole, stored, &budget, archive_limit),
     };
-    Ok(vec![Decoded::new(None, reader, limit)])
+    Ok(vec![Decoded::new(None, reader, &budget)])
+}
+
+/// gzip members one after the other; zero bytes after the last one are padding, as gzip(1) has it.
+struct GzipMembers {
+    current: Option<flate2::bufread::GzDecoder<BufReader<BoxRead>>>,
+}
+
+impl Read for GzipMembers {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while let Some(member) = &mut self.current {
+            let count = member.read(buffer)?;
+            if count > 0 || buffer.is_empty() {
+                return Ok(count);
+            }
+            let Some(member) = self.current.take() else { break };
+            let mut rest = member.into_inner();
+            loop {
+                let next = rest.fill_buf()?;
+                let zeros = next.iter().take_while(|byte| **byte == 0).count();
+                if zeros == 0 {
+                    break;
+                }
+                rest.consume(zeros);
+            }
+            if !rest.fill_buf()?.is_empty() {
+                self.current = Some(flate2::bufread::GzDecoder::new(rest));
+            }
+        }
+        Ok(0)
+    }
 }
 
 /// The files of a zip object; what macOS adds beside them is left out.
-fn members(mut whole: BoxRead, stored: u64, limit: u64, archive_limit: u64) -> Result<Vec<Decoded>, Stop> {
+fn members(mut whole: BoxRead, stored: u64, budget: &Budget, archive_limit: u64) -> Result<Vec<Decoded>, Stop> {
     if stored > archive_limit {
         let message = format!("a zip of {stored} bytes is larger than limits.archive ({archive_limit} bytes)");
         return Ok(vec![Decoded::broken(None, message)]);
@@ -154,55 +203,62 @@ fn members(mut whole: BoxRead, stored: u64, limit: u64, archive_limit: u64) -> R
     let mut bytes = Vec::with_capacity(stored as usize);
     whole.read_to_end(&mut bytes).map_err(Stop::Io)?;
     let bytes = Bytes::from(bytes);
-    let names: Vec<(usize, String)> = match zip::ZipArchive::new(Cursor::new(bytes.clone())) {
-        Ok(mut archive) => (0..archive.len())
-            .filter_map(|index| {
-                let file = archive.by_index_raw(index).ok()?;
-                let name = file.is_file().then(|| file.name())?.map_or_else(|_| format!("member {index}"), std::borrow::Cow::into_owned);
-                Some((index, name))
-            })
-            .filter(|(_, name)| !name.starts_with("__MACOSX/"))
-            .collect(),
+    let mut archive = match zip::ZipArchive::new(Cursor::new(bytes.clone())) {
+        Ok(archive) => archive,
         Err(error) => return Ok(vec![Decoded::broken(None, error.to_string())]),
     };
-    Ok(names
-        .into_iter()
-        .map(|(index, name)| Decoded::new(Some(name), Box::new(Member { bytes: bytes.clone(), index, limit, decoded: None }), limit))
-        .collect())
-}
-
-/// A member decoded when it is first read, since a zip reader borrows its archive.
-struct Member {
-    bytes: Bytes,
-    index: usize,
-    limit: u64,
-    decoded: Option<(Cursor<Vec<u8>>, Option<String>)>,
-}
-
-impl Member {
-    fn decode(&self) -> (Cursor<Vec<u8>>, Option<String>) {
-        let mut out = Vec::new();
-        let outcome = zip::ZipArchive::new(Cursor::new(self.bytes.clone())).map_err(|error| error.to_string()).and_then(|mut archive| {
-            let file = archive.by_index(self.index).map_err(|error| error.to_string())?;
-            file.take(self.limit.saturating_add(1)).read_to_end(&mut out).map_err(|error| error.to_string())
+    let mut found = Vec::with_capacity(archive.len());
+    for index in 0..archive.len() {
+        let name = match archive.name_for_index(index) {
+            Some(Ok(name)) => name.into_owned(),
+            _ => format!("member {index}"),
+        };
+        if name.ends_with('/') || name.starts_with("__MACOSX/") {
+            continue;
+        }
+        found.push(match member(&mut archive, index, &bytes) {
+            Ok(reader) => Decoded::new(Some(name), reader, budget),
+            Err(message) => Decoded::broken(Some(name), message),
         });
-        (Cursor::new(out), outcome.err())
     }
+    Ok(found)
 }
 
-impl Read for Member {
+/// A member's decoded bytes, as they are asked for.
+fn member(archive: &mut zip::ZipArchive<Cursor<Bytes>>, index: usize, bytes: &Bytes) -> Result<BoxRead, String> {
+    let file = archive.by_index_raw(index).map_err(|error| error.to_string())?;
+    if file.encrypted() {
+        return Err("the member is encrypted".to_owned());
+    }
+    let start = usize::try_from(file.data_start().unwrap_or(u64::MAX)).unwrap_or(usize::MAX);
+    let end = start.saturating_add(usize::try_from(file.compressed_size()).unwrap_or(usize::MAX));
+    if end > bytes.len() {
+        return Err("the member reaches beyond the archive".to_owned());
+    }
+    let stored = Cursor::new(bytes.slice(start..end));
+    let decoder: BoxRead = match file.compression() {
+        zip::CompressionMethod::Stored => Box::new(stored),
+        zip::CompressionMethod::Deflated => Box::new(flate2::read::DeflateDecoder::new(stored)),
+        other => return Err(format!("zip method {other} is not supported (stored and deflate are)")),
+    };
+    Ok(Box::new(Checked { decoder, crc: flate2::Crc::new(), expected: file.crc32() }))
+}
+
+/// Says at the end whether the bytes were the right ones.
+struct Checked {
+    decoder: BoxRead,
+    crc: flate2::Crc,
+    expected: u32,
+}
+
+impl Read for Checked {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.decoded.is_none() {
-            self.decoded = Some(self.decode());
+        let count = self.decoder.read(buffer)?;
+        self.crc.update(&buffer[..count]);
+        if count == 0 && !buffer.is_empty() && self.crc.sum() != self.expected {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "the member's checksum is wrong"));
         }
-        let Some((cursor, failure)) = &mut self.decoded else { return Ok(0) };
-        match (cursor.read(buffer)?, failure.take()) {
-            (0, Some(message)) => Err(io::Error::new(io::ErrorKind::InvalidData, message)),
-            (count, held) => {
-                *failure = held;
-                Ok(count)
-            }
-        }
+        Ok(count)
     }
 }
 
@@ -309,8 +365,12 @@ mod tests {
 
     #[test]
     fn gzip_members_follow_each_other() {
-        let bytes = [gzip(b"{\"a\":1}"), gzip(b"{\"a\":2}")].concat();
-        assert_eq!(decode(bytes, 1000), (b"{\"a\":1}{\"a\":2}".to_vec(), None));
+        let mut bytes = [gzip(b"{\"a\":1}"), gzip(b"{\"a\":2}")].concat();
+        assert_eq!(decode(bytes.clone(), 1000), (b"{\"a\":1}{\"a\":2}".to_vec(), None));
+        bytes.extend([0; 512]);
+        assert_eq!(decode(bytes.clone(), 1000), (b"{\"a\":1}{\"a\":2}".to_vec(), None));
+        bytes.extend(b"more");
+        assert_eq!(decode(bytes, 1000), (b"{\"a\":1}{\"a\":2}".to_vec(), Some("corrupt".to_owned())));
     }
 
     #[test]
@@ -331,5 +391,29 @@ mod tests {
         assert_eq!(Codec::of(&bytes), Codec::SnappyHadoop);
         assert_eq!(decode(bytes, 1000), (text, None));
         assert_eq!(Codec::of(b"{\"a\":1}{\"a\":1}"), Codec::Plain);
+    }
+
+    #[test]
+    fn a_damaged_member_is_said_and_its_neighbours_are_read() {
+        let mut writer = zip::ZipWriter::new(Cursor::new(Vec::new()));
+        for name in ["a.json", "b.json", "__MACOSX/a.json", "c.json"] {
+            let options = zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Deflated);
+            writer.start_file(name, options).unwrap();
+            writer.write_all(b"{\"a\":1}\n").unwrap();
+        }
+        let mut bytes = writer.finish().unwrap().into_inner();
+        let second = memchr::memmem::find_iter(&bytes, b"PK\x03\x04").nth(1).unwrap();
+        bytes[second] = 0;
+        let stored = bytes.len() as u64;
+        let streams = open(Box::new(Cursor::new(bytes)), stored, 1000, 1 << 20).unwrap();
+        let read = |mut stream: Decoded| {
+            let mut out = Vec::new();
+            let ended = stream.read_into(&mut out, 100);
+            (stream.member.unwrap(), out, ended.is_ok())
+        };
+        let found: Vec<_> = streams.into_iter().map(read).collect();
+        let line = b"{\"a\":1}\n".to_vec();
+        let whole = |name: &str| (name.to_owned(), line.clone(), true);
+        assert_eq!(found, [whole("a.json"), ("b.json".to_owned(), vec![], false), whole("c.json")]);
     }
 }

@@ -12,7 +12,7 @@ use super::decode::{Origin, found};
 use super::enrich::Enriched;
 use crate::domain::{Records, Reject, RejectCode};
 use crate::silver::SilverError;
-use crate::silver::keys::TableKeys;
+use crate::silver::keys::{Held, TableKeys};
 
 /// Rows to write, and every refusal of their chunk.
 pub struct Unique {
@@ -46,7 +46,7 @@ impl Dedupe {
         let mut keep = Vec::with_capacity(rows.num_rows());
         let mut records = Records { read, ..Records::default() };
         for (at, (key, content)) in hashes.keys.iter().zip(&hashes.contents).enumerate() {
-            let fate = self.fate(*key, *content, &held);
+            let fate = self.fate(at, *key, *content, &held);
             keep.push(fate == Fate::Insert);
             match fate {
                 Fate::Insert => records.inserted += 1,
@@ -76,9 +76,9 @@ impl Dedupe {
         Ok(Unique { origin, rows, rejects, records })
     }
 
-    fn fate(&mut self, key: u128, content: u128, held: &HashMap<u128, u128>) -> Fate {
+    fn fate(&mut self, row: usize, key: u128, content: u128, held: &HashMap<u128, Held>) -> Fate {
         if let Some(held) = held.get(&key) {
-            return if *held == content { Fate::Duplicate } else { Fate::Conflict };
+            return if held.equals(row) { Fate::Duplicate } else { Fate::Conflict };
         }
         match self.seen.entry(key) {
             std::collections::hash_map::Entry::Vacant(free) => {

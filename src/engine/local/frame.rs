@@ -7,9 +7,9 @@
 //!
 //! **Damage costs itself only.** Where the punctuation breaks, [`Framer::resolve`] looks for the border to the next record, in
 //! this order: the whole line, if its brackets balance at its end; the first line within the damage that begins with a brace;
-//! a brace here that begins a record (or the object that just closed, if it has the same leading keys: a record cut after a
-//! colon swallows its successor); a brace hidden at the end of a string; the balanced end; and else the next place where
-//! a record begins. What lies before the border is framed as one range of garbage, and the decoder refuses it.
+//! an object within it that begins with the two keys that records of this stream begin with (a record that was cut where a value is
+//! due has taken its successor for it); a brace here that begins a record; a brace hidden at the end of a string; the balanced
+//! end; and else the next place where a record begins. What lies before the border is framed as one range of garbage, and the decoder refuses it.
 //!
 //! Everything is decided on the decoded bytes with a look-ahead of [`LOOK_AHEAD`], never on where a block happens to end, so the
 //! frames do not depend on block sizes. Records longer than `limits.record` are streamed past with their first bytes kept.
@@ -96,12 +96,10 @@ struct Scan {
     string: Option<usize>,
     /// Range of the last string, quotes included.
     last_string: Range<usize>,
-    /// Starts of the open objects and arrays.
-    opened: Vec<usize>,
-    /// The object that closed last: its start and its end.
-    last_closed: Range<usize>,
     /// How many keys of `records_at` this path of keys has matched, and whether the current key is the next one.
     envelope: Option<Envelope>,
+    /// The head of an envelope is no longer than a record may be.
+    head_limit: usize,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -120,7 +118,7 @@ enum Scanned {
 }
 
 impl Scan {
-    fn new(start: usize, envelope: bool) -> Self {
+    fn new(start: usize, envelope: bool, head_limit: usize) -> Self {
         Self {
             start,
             at: start,
@@ -129,31 +127,24 @@ impl Scan {
             in_literal: false,
             string: None,
             last_string: 0..0,
-            opened: Vec::new(),
-            last_closed: 0..0,
             envelope: envelope.then_some(Envelope { matched: 0, on_key: false }),
+            head_limit,
         }
     }
 
     /// What follows the array of an envelope: `depth` objects are still open.
     fn tail(start: usize, depth: usize) -> Self {
-        let mut scan = Self::new(start, false);
+        let mut scan = Self::new(start, false, 0);
         scan.stack = vec![b'{'; depth];
-        scan.opened = vec![start; depth];
         scan.expect = Expect::AfterValue;
         scan
     }
 
     fn shift(&mut self, by: usize) {
-        let shifted = |range: &Range<usize>| range.start.saturating_sub(by)..range.end.saturating_sub(by);
         self.start = self.start.saturating_sub(by);
         self.at -= by;
         self.string = self.string.map(|start| start.saturating_sub(by));
-        self.last_string = shifted(&self.last_string);
-        self.last_closed = shifted(&self.last_closed);
-        for start in &mut self.opened {
-            *start = start.saturating_sub(by);
-        }
+        self.last_string = self.last_string.start.saturating_sub(by)..self.last_string.end.saturating_sub(by);
     }
 
     fn run(&mut self, bytes: &[u8], records_at: &[Vec<String>]) -> Scanned {
@@ -247,7 +238,7 @@ impl Scan {
         if self.stack.len() != envelope.matched + 1 {
             return;
         }
-        let key = &bytes[self.last_string.start + 1..self.last_string.end - 1];
+        let Some(key) = bytes.get(self.last_string.start + 1..self.last_string.end - 1) else { return };
         envelope.on_key = records_at.iter().any(|pointer| pointer.get(envelope.matched).is_some_and(|token| token.as_bytes() == key));
     }
 
@@ -256,7 +247,6 @@ impl Scan {
             return Some(Scanned::Violation);
         }
         self.stack.push(byte);
-        self.opened.push(self.at);
         self.expect = if byte == b'{' { Expect::KeyOrEnd } else { Expect::ValueOrEnd };
         if let Some(envelope) = &mut self.envelope
             && envelope.on_key
@@ -265,7 +255,7 @@ impl Scan {
             let depth = envelope.matched + 1;
             let complete = records_at.iter().any(|pointer| pointer.len() == depth);
             match byte {
-                b'[' if complete => return Some(Scanned::Records),
+                b'[' if complete && self.at - self.start <= self.head_limit => return Some(Scanned::Records),
                 b'{' => envelope.matched = depth,
                 _ => {}
             }
@@ -274,19 +264,11 @@ impl Scan {
     }
 
     fn close(&mut self, byte: u8) -> Option<Scanned> {
-        let (open, allowed) = match byte {
-            b'}' => (b'{', matches!(self.expect, Expect::AfterValue | Expect::KeyOrEnd | Expect::Key | Expect::Value)),
-            _ => (b'[', matches!(self.expect, Expect::AfterValue | Expect::ValueOrEnd | Expect::Value)),
-        };
-        // A missing value or a trailing comma before the bracket is the decoder's to refuse: the border is clear.
-        if self.stack.last() != Some(&open) || !allowed {
+        let (open, empty) = if byte == b'}' { (b'{', Expect::KeyOrEnd) } else { (b'[', Expect::ValueOrEnd) };
+        if self.stack.last() != Some(&open) || !(self.expect == Expect::AfterValue || self.expect == empty) {
             return Some(Scanned::Violation);
         }
         self.stack.pop();
-        let start = self.opened.pop().unwrap_or(self.start);
-        if byte == b'}' {
-            self.last_closed = start..self.at + 1;
-        }
         self.expect = Expect::AfterValue;
         if let Some(envelope) = &mut self.envelope {
             envelope.matched = envelope.matched.min(self.stack.len().saturating_sub(1));
@@ -297,9 +279,8 @@ impl Scan {
 
     fn comma(&mut self) -> Option<Scanned> {
         match (self.expect, self.stack.last()) {
-            // `{"a":,` has no value; what follows can still only be a key.
-            (Expect::AfterValue | Expect::Value, Some(b'{')) => self.expect = Expect::Key,
-            (Expect::AfterValue | Expect::Value | Expect::ValueOrEnd, Some(b'[')) => self.expect = Expect::Value,
+            (Expect::AfterValue, Some(b'{')) => self.expect = Expect::Key,
+            (Expect::AfterValue, Some(b'[')) => self.expect = Expect::Value,
             _ => return Some(Scanned::Violation),
         }
         None
@@ -316,6 +297,11 @@ impl Scan {
         self.expect = Expect::AfterValue;
         None
     }
+}
+
+/// JSON's white space; a form feed, say, is none.
+fn is_space(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t' | b'\n' | b'\r')
 }
 
 fn is_punctuation(byte: u8) -> bool {
@@ -356,6 +342,8 @@ pub struct Framer<'j> {
     /// Open arrays; an envelope's array carries the objects to close after it.
     arrays: Vec<usize>,
     too_long: Option<TooLong>,
+    /// The first two keys of the stream's first record.
+    typical: Option<(Vec<u8>, Vec<u8>)>,
     end: Option<Stop>,
     ended: bool,
     finished: bool,
@@ -377,6 +365,7 @@ impl<'j> Framer<'j> {
             state: State::Between,
             arrays: Vec::new(),
             too_long: None,
+            typical: None,
             end: None,
             ended: false,
             finished: false,
@@ -439,8 +428,8 @@ impl<'j> Framer<'j> {
             let state = std::mem::replace(&mut self.state, State::Between);
             let go_on = match state {
                 State::Between => self.between(),
-                State::Record(scan) => self.scan(scan, false),
-                State::Tail(scan) => self.scan(scan, true),
+                State::Record(scan) => self.scan(scan),
+                State::Tail(scan) => self.tail(scan),
                 State::Garbage { start, at } => self.garbage(start, at),
             };
             if !go_on {
@@ -467,7 +456,7 @@ impl<'j> Framer<'j> {
                 }
                 b'{' => {
                     let envelope = self.arrays.is_empty() && !self.records_at.is_empty();
-                    self.state = State::Record(Scan::new(self.at, envelope));
+                    self.state = State::Record(Scan::new(self.at, envelope, self.record_limit));
                     return true;
                 }
                 b'[' if self.arrays.is_empty() => {
@@ -476,7 +465,7 @@ impl<'j> Framer<'j> {
                 }
                 // An array where a record is due is one refused element.
                 b'[' => {
-                    self.state = State::Record(Scan::new(self.at, false));
+                    self.state = State::Record(Scan::new(self.at, false, self.record_limit));
                     return true;
                 }
                 b']' if !self.arrays.is_empty() => {
@@ -495,35 +484,49 @@ impl<'j> Framer<'j> {
         false
     }
 
-    fn scan(&mut self, mut scan: Scan, tail: bool) -> bool {
+    fn scan(&mut self, mut scan: Scan) -> bool {
         match scan.run(&self.buffer, self.records_at) {
-            Scanned::Done if tail => {
-                self.at = scan.start;
-                self.delimiter(scan.at - scan.start);
+            Scanned::Done => {
+                if self.typical.is_none() && self.too_long.is_none() {
+                    let keys = leading_keys(&self.buffer, scan.start);
+                    self.typical = keys.map(|(first, second)| (first.to_vec(), second.to_vec()));
+                }
+                self.frame(scan.start, scan.at);
             }
-            Scanned::Done => self.frame(scan.start, scan.at),
             Scanned::Records => {
                 self.at = scan.start;
                 self.arrays.push(scan.stack.len() - 1);
                 self.delimiter(scan.at - scan.start);
             }
             Scanned::More => {
-                let keep = if tail { State::Tail(scan) } else { State::Record(scan) };
-                self.state = keep;
+                self.state = State::Record(scan);
                 return false;
             }
-            Scanned::Violation => {
-                if !self.ended && self.buffer.len() - scan.at < LOOK_AHEAD {
-                    self.state = if tail { State::Tail(scan) } else { State::Record(scan) };
-                    return false;
-                }
-                match self.resolve(&scan) {
-                    Some(border) => self.frame(scan.start, border),
-                    None => self.state = State::Garbage { start: scan.start, at: scan.at },
-                }
+            Scanned::Violation if !self.ended && self.buffer.len() - scan.at < LOOK_AHEAD => {
+                self.state = State::Record(scan);
+                return false;
             }
+            Scanned::Violation => match self.resolve(&scan) {
+                Some(border) => self.frame(scan.start, border),
+                None => self.state = State::Garbage { start: scan.start, at: scan.at },
+            },
         }
         true
+    }
+
+    /// What follows the records of an envelope is delimiter, up to its end or to where it is damaged.
+    fn tail(&mut self, mut scan: Scan) -> bool {
+        let scanned = scan.run(&self.buffer, self.records_at);
+        self.at = scan.start;
+        self.delimiter(scan.at - scan.start);
+        scan.start = scan.at;
+        match scanned {
+            Scanned::More => {
+                self.state = State::Tail(scan);
+                false
+            }
+            _ => true,
+        }
     }
 
     /// Where the damage ends that shows at `scan.at`, if the look-ahead shows it.
@@ -535,16 +538,12 @@ impl<'j> Framer<'j> {
             if let Some(end) = balanced_line(bytes, start, at) {
                 return Some(end);
             }
-            if let Some(border) = first_line_brace(bytes, start, at) {
-                return Some(border);
+            let border = first_line_brace(bytes, start, at).or_else(|| self.successor(bytes, start, at + 1));
+            if border.is_some() {
+                return border;
             }
         }
         if bytes.get(at) == Some(&b'{') && begins_record(bytes, at) {
-            let swallowed = &scan.last_closed;
-            let adjacent = swallowed.end > start && bytes[swallowed.end..at].iter().all(u8::is_ascii_whitespace);
-            if adjacent && !streamed_past && swallowed.start > start && leading_keys(bytes, swallowed.start) == leading_keys(bytes, at) {
-                return Some(swallowed.start);
-            }
             return Some(at);
         }
         if let Some(hidden) = brace_ending_string(bytes, &scan.last_string, start) {
@@ -554,9 +553,25 @@ impl<'j> Framer<'j> {
             return None;
         }
         let end = balance(bytes, start)?;
-        let follows = bytes[end..].iter().find(|byte| !byte.is_ascii_whitespace());
+        if let Some(border) = self.successor(bytes, start, end) {
+            return Some(border);
+        }
+        let follows = bytes[end..].iter().find(|byte| !is_space(**byte));
         let clear = end > at && matches!(follows, None | Some(b'{' | b',' | b']' | b'['));
         clear.then_some(end)
+    }
+
+    /// First place behind `start` where an object begins like a record of this stream: with the two keys that its first record
+    /// began with. A record that was cut where a value is due has taken such an object for its own.
+    fn successor(&self, bytes: &[u8], start: usize, until: usize) -> Option<usize> {
+        let typical = self.typical.as_ref().map(|(first, second)| (first.as_slice(), second.as_slice()));
+        let until = until.min(bytes.len());
+        // Where the stream has no record yet: like the damaged one, or like the one behind it.
+        let behind = || leading_keys(bytes, until.checked_sub(1).filter(|at| bytes[*at] == b'{')?);
+        let wanted = typical.or_else(|| leading_keys(bytes, start)).or_else(behind)?;
+        memchr::memchr_iter(b'{', bytes.get(start + 1..until)?)
+            .map(|found| start + 1 + found)
+            .find(|brace| leading_keys(bytes, *brace) == Some(wanted))
     }
 
     /// Goes on to the next place where a record begins, or where the array goes on.
@@ -604,7 +619,7 @@ impl<'j> Framer<'j> {
 
     /// One range of a record or of garbage, white space at its end left to the delimiters.
     fn frame(&mut self, start: usize, border: usize) {
-        let kept = self.buffer[start..border].iter().rposition(|byte| !byte.is_ascii_whitespace()).map_or(start, |last| start + last + 1);
+        let kept = self.buffer[start..border].iter().rposition(|byte| !is_space(*byte)).map_or(start, |last| start + last + 1);
         let in_array_tail = !self.arrays.is_empty() && self.buffer[start..kept].ends_with(b",") && self.too_long.is_none();
         let end = kept - usize::from(in_array_tail && kept - start > 1);
         let length = (end - start) as u64;
@@ -640,19 +655,17 @@ impl<'j> Framer<'j> {
     /// The stream is over: what is still open is its tail.
     fn finish(&mut self) {
         loop {
-            let (start, tail) = match std::mem::replace(&mut self.state, State::Between) {
-                State::Between => break,
-                State::Record(scan) => (scan.start, false),
-                State::Tail(scan) => (scan.start, true),
-                State::Garbage { start, .. } => (start, false),
+            let start = match std::mem::replace(&mut self.state, State::Between) {
+                // The end of an envelope may be missing: all of its records are there.
+                State::Between | State::Tail(_) => break,
+                State::Record(scan) => scan.start,
+                State::Garbage { start, .. } => start,
             };
             let end = self.buffer.len();
-            if tail && self.end.is_none() && self.buffer[start..end].iter().all(u8::is_ascii_whitespace) {
-                self.at = start;
-                self.delimiter(end - start);
-                break;
-            }
-            let border = if self.too_long.is_none() { first_line_brace(&self.buffer, start, end) } else { None };
+            let border = match self.too_long {
+                Some(_) => None,
+                None => first_line_brace(&self.buffer, start, end).or_else(|| self.successor(&self.buffer, start, end)),
+            };
             match border {
                 Some(border) => {
                     self.frame(start, border);
@@ -719,21 +732,18 @@ impl<'j> Framer<'j> {
 
     /// Where the open record is longer than it may be: keeps its first bytes and lets go of all that was scanned.
     fn stream_past(&mut self, open: usize) -> Option<usize> {
-        if matches!(self.state, State::Between) {
-            return None;
-        }
-        let (at, tail) = match &self.state {
-            State::Between => return None,
-            State::Record(scan) => (scan.at, false),
-            State::Tail(scan) => (scan.at, true),
-            State::Garbage { at, .. } => (*at, false),
+        let at = match &mut self.state {
+            State::Between | State::Tail(_) => return None,
+            State::Record(scan) => {
+                if scan.at - open > self.record_limit {
+                    scan.envelope = None;
+                }
+                scan.at
+            }
+            State::Garbage { at, .. } => *at,
         };
         if self.too_long.is_none() {
             if at - open <= self.record_limit {
-                return None;
-            }
-            if tail {
-                self.at = open;
                 return None;
             }
             let raw = Bytes::copy_from_slice(&self.buffer[open..open + self.record_limit]);
@@ -751,18 +761,18 @@ fn balanced_line(bytes: &[u8], start: usize, at: usize) -> Option<usize> {
     }
     let line_end = at + memchr::memchr(b'\n', &bytes[at..])?;
     let end = balance(&bytes[..line_end], start)?;
-    bytes[end..line_end].iter().all(|byte| byte.is_ascii_whitespace() || *byte == b',').then_some(end)
+    bytes[end..line_end].iter().all(|byte| is_space(*byte) || *byte == b',').then_some(end)
 }
 
 /// First line after `start` and up to `at` that begins with a brace.
 fn first_line_brace(bytes: &[u8], start: usize, at: usize) -> Option<usize> {
     let until = bytes.len().min(at + 1);
-    memchr::memchr_iter(b'{', &bytes[start + 1..until]).map(|found| start + 1 + found).find(|brace| bytes[brace - 1] == b'\n')
+    memchr::memchr_iter(b'{', bytes.get(start + 1..until)?).map(|found| start + 1 + found).find(|brace| bytes[brace - 1] == b'\n')
 }
 
 /// End of the value at `start` by brackets and strings alone.
 fn balance(bytes: &[u8], start: usize) -> Option<usize> {
-    let mut depth = 0_usize;
+    let mut open = Vec::new();
     let mut in_string = false;
     let mut at = start;
     while let Some(&byte) = bytes.get(at) {
@@ -770,10 +780,13 @@ fn balance(bytes: &[u8], start: usize) -> Option<usize> {
             b'\\' if in_string => at += 1,
             b'"' => in_string = !in_string,
             b'\n' if in_string => return None,
-            b'{' | b'[' if !in_string => depth += 1,
+            b'{' | b'[' if !in_string => open.push(byte),
             b'}' | b']' if !in_string => {
-                depth = depth.checked_sub(1)?;
-                if depth == 0 {
+                let opener = if byte == b'}' { b'{' } else { b'[' };
+                if open.pop() != Some(opener) {
+                    return None;
+                }
+                if open.is_empty() {
                     return Some(at + 1);
                 }
             }
@@ -785,7 +798,7 @@ fn balance(bytes: &[u8], start: usize) -> Option<usize> {
 }
 
 fn skip_space(bytes: &[u8], at: usize) -> usize {
-    at + bytes.get(at..).map_or(0, |rest| rest.iter().take_while(|byte| byte.is_ascii_whitespace()).count())
+    at + bytes.get(at..).map_or(0, |rest| rest.iter().take_while(|byte| is_space(**byte)).count())
 }
 
 /// `{"name":` at `at`: its key.
@@ -810,7 +823,7 @@ fn line_begins(bytes: &[u8], at: usize, start: usize) -> bool {
 }
 
 fn after_comma(bytes: &[u8], at: usize, start: usize) -> bool {
-    bytes[start..at].iter().rev().find(|byte| !byte.is_ascii_whitespace()) == Some(&b',')
+    bytes[start..at].iter().rev().find(|byte| !is_space(**byte)) == Some(&b',')
 }
 
 /// `{}` alone on a line.
@@ -850,7 +863,7 @@ fn leading_keys(bytes: &[u8], at: usize) -> Option<(&[u8], &[u8])> {
 /// A brace that a string swallowed because the record before it was cut inside of a string.
 fn brace_ending_string(bytes: &[u8], string: &Range<usize>, start: usize) -> Option<usize> {
     let inner = bytes.get(string.start + 1..string.end.checked_sub(1)?)?;
-    let last = inner.iter().rposition(|byte| !byte.is_ascii_whitespace())?;
+    let last = inner.iter().rposition(|byte| !is_space(*byte))?;
     let brace = string.start + 1 + last;
     (bytes[brace] == b'{' && brace > start && begins_record(bytes, brace)).then_some(brace)
 }
@@ -948,6 +961,41 @@ mod tests {
         check("42\n\"text\"\n{\"a\":1}null", &["42", "\"text\"", "{\"a\":1}", "null"]);
         check("foo bar\nbaz\n{\"a\":1}\n", &["foo bar\nbaz", "{\"a\":1}"]);
         check("\0\0\0{\"a\":1}", &["\0\0\0", "{\"a\":1}"]);
+    }
+
+    #[test]
+    fn a_form_feed_is_garbage_like_any_other() {
+        check("{\"a\":1}\n\u{c}\n{\"a\":2}\u{c}", &["{\"a\":1}", "\u{c}", "{\"a\":2}", "\u{c}"]);
+    }
+
+    #[test]
+    fn an_envelope_may_end_anywhere_behind_its_records() {
+        for end in ["", "]", "],", "],\"toVersion\":\"0", "],\"toVersion\":\"0\"}", "]}x"] {
+            let text = format!("{{\"result\":{{\"data\":[{{\"a\":1}},{{\"a\":2}}{end}");
+            let expected: &[&str] = if end.ends_with('x') { &["{\"a\":1}", "{\"a\":2}", "x"] } else { &["{\"a\":1}", "{\"a\":2}"] };
+            check(&text, expected);
+        }
+    }
+
+    #[test]
+    fn a_cut_element_keeps_its_array() {
+        check(
+            "[{\"id\":0,\"speed\",{\"id\":1,\"speed\":2},{\"id\":3,\"speed\":4}]",
+            &["{\"id\":0,\"speed\"", "{\"id\":1,\"speed\":2}", "{\"id\":3,\"speed\":4}"],
+        );
+    }
+
+    #[test]
+    fn a_head_longer_than_a_record_is_no_envelope() {
+        let text = format!("{{\"result\":{{\"junk\":\"{}\",\"data\":[{{\"a\":1}}]}}}}\n{{\"a\":2}}", "x".repeat(3000));
+        let key = format!("{{\"{}\":1}}\n{{\"a\":2}}", "k".repeat(3000));
+        for text in [text, key] {
+            for block in [1, 64, 1000, 1 << 20] {
+                let (records, refused) = frames(text.as_bytes(), block, 1000);
+                assert_eq!((records, refused.len()), (vec!["{\"a\":2}".to_owned()], 1), "block {block}");
+                assert_eq!(refused[0].length as usize, text.find('\n').unwrap());
+            }
+        }
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod quarantine;
 mod run;
 mod schema;
 mod status;
+mod vacuum;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -46,6 +47,8 @@ enum Verb {
     Quarantine(quarantine::QuarantineArgs),
     /// Work with contracts
     Schema(schema::SchemaArgs),
+    /// List or remove files that no commit names
+    Vacuum(vacuum::VacuumArgs),
     /// Print a completion script for a shell
     Completions(completions::CompletionsArgs),
 }
@@ -201,6 +204,7 @@ pub fn main() -> u8 {
             Verb::Plan(args) => finish(plan::plan(args).await),
             Verb::Status(args) => finish(status::status(args).await),
             Verb::Quarantine(args) => finish(quarantine::quarantine(args).await),
+            Verb::Vacuum(args) => finish(vacuum::run(args).await),
             Verb::Schema(args) => schema::schema(&args),
             Verb::Completions(args) => completions::completions(&args),
         }

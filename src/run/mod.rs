@@ -8,6 +8,7 @@ pub mod batch;
 pub mod gate;
 pub mod inspect;
 pub mod report;
+pub mod vacuum;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -48,6 +49,8 @@ pub enum RunError {
     Unbalanced { batch: String, records: Records },
     #[error("this build has no Spark engine; run with --engine local")]
     NoSparkEngine,
+    #[error("{of}: run {run} has a batch in hand; with a retention below 7 days its files could be taken for orphans")]
+    BusyForVacuum { of: Source, run: String },
     #[error("{of}: other runs of this source were always first; run again")]
     Contended { of: Source },
 }
@@ -68,7 +71,7 @@ impl RunError {
             Self::Silver(error) => by_silver(error),
             Self::Ledger(LedgerError::Store(error)) => by_store(error),
             Self::Ledger(LedgerError::Format { .. }) => 2,
-            Self::Ledger(LedgerError::Lost { .. }) | Self::Contended { .. } => 4,
+            Self::Ledger(LedgerError::Lost { .. }) | Self::Contended { .. } | Self::BusyForVacuum { .. } => 4,
             Self::Ledger(_) => 5,
             Self::Stage(error) => match error {
                 StageError::Store(error) => by_store(error),
@@ -177,6 +180,8 @@ pub struct SourceRun<'s> {
     pub tables: Tables,
     pub rejects: RejectSummary,
     pub report: JobReport,
+    /// The newest intent that this process saw in all of its tables.
+    settled: i64,
 }
 
 /// What a batch is staged on: the next intent's number and the tables' shapes.
@@ -193,7 +198,7 @@ async fn run_source(settings: &Settings, request: &Request, report: &mut JobRepo
     let tables = tables_of(&settings.silver, &request.entity);
     let ledger = Ledger::open(&settings.silver, &source, job.lease.duration).await?;
     let plan = SourcePlan::new(source, job, contract);
-    let mut run = SourceRun { settings, plan, ledger, tables, rejects: RejectSummary::default(), report: report.clone() };
+    let mut run = SourceRun { settings, plan, ledger, tables, rejects: RejectSummary::default(), report: report.clone(), settled: 0 };
     run.ensure_tables().await?;
     let ended = run.all_batches(request, observer).await;
     run.report.rejects = reject_counts(&run.rejects);
@@ -267,7 +272,8 @@ impl SourceRun<'_> {
     /// Commits what the newest intent names and its tables do not have yet.
     pub async fn finish_open_intent(&mut self) -> Result<(), RunError> {
         self.ledger.refresh().await?;
-        let Some(intent) = self.ledger.last_intent().cloned() else { return Ok(()) };
+        let open = self.ledger.last_intent().filter(|intent| intent.k > self.settled).cloned();
+        let Some(intent) = open else { return Ok(()) };
         for (table, committed) in self.commit(&intent).await? {
             if let Committed::At(version) = committed {
                 let note = format!("finished intent {} of run {}: {} version {version}", intent.k, intent.run, table.table);
@@ -278,13 +284,14 @@ impl SourceRun<'_> {
         Ok(())
     }
 
-    pub async fn commit(&self, intent: &Intent) -> Result<Vec<(Append, Committed)>, RunError> {
+    pub async fn commit(&mut self, intent: &Intent) -> Result<Vec<(Append, Committed)>, RunError> {
         let mut commits = Vec::with_capacity(intent.tables.len());
         for append in &intent.tables {
             let table = Table::at(&self.settings.silver, &append.table);
             let committed = table.commit(append, self.plan.job.lease.commit_deadline).await?;
             commits.push((append.clone(), committed));
         }
+        self.settled = intent.k;
         Ok(commits)
     }
 

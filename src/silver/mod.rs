@@ -9,10 +9,12 @@ mod file;
 pub mod keys;
 mod query;
 mod table;
+mod vacuum;
 pub mod write;
 
 pub use commit::Committed;
 pub use table::{LiveFile, Table, TableShape};
+pub use vacuum::Orphan;
 
 use crate::store::StoreError;
 

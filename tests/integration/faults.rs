@@ -222,3 +222,56 @@ fn a_contract_that_adds_a_field_adds_a_column_and_an_older_program_stops() {
     assert_eq!(older.code, 2);
     assert!(older.stderr.contains("contract version 2"), "{}", older.stderr);
 }
+
+#[test]
+fn vacuum_finds_what_dead_batches_left_and_nothing_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let (bronze, silver) = (folder.path().join("bronze"), folder.path().join("silver"));
+    put(&bronze, "year=2025/month=01/day=01/a", &(record("b1", 10) + "nope\n"));
+    assert_eq!(run(&bronze, &silver, &LOGS).code, 0);
+    let left = silver.join("LogRecord/database=fleetdb_de/event_date=2025-01-01/part-00000-left-c000.zstd.parquet");
+    std::fs::write(&left, "left by a batch that died").unwrap();
+    let vacuum = |args: &[&str]| {
+        let output =
+            etl(&[&["vacuum", "--entity", "LogRecord", "--output", "json"], args].concat()).arg("--silver").arg(&silver).output().unwrap();
+        (output.status.code(), serde_json::from_slice::<serde_json::Value>(&output.stdout).unwrap_or_default())
+    };
+    // Too young, then too short a retention without saying so, then dry, then done.
+    assert_eq!(vacuum(&[]).1["tables"][0]["files"].as_array().unwrap().len(), 0);
+    assert_eq!(vacuum(&["--retention", "0 s"]).0, Some(2));
+    let dry = vacuum(&["--retention", "0 s", "--force-retention"]);
+    let found: Vec<usize> = dry.1["tables"].as_array().unwrap().iter().map(|table| table["files"].as_array().unwrap().len()).collect();
+    assert_eq!((dry.0, found), (Some(0), vec![1, 0]), "{}", dry.1);
+    assert!(left.exists());
+    assert_eq!(vacuum(&["--retention", "0 s", "--force-retention", "--execute"]).0, Some(0));
+    assert!(!left.exists());
+    put(&bronze, "year=2025/month=01/day=02/b", &(record("b1", 10) + &record("b2", 5)));
+    let again = run(&bronze, &silver, &LOGS);
+    assert_eq!((total(&again.report, "records", "duplicate"), total(&again.report, "records", "inserted")), (1, 1));
+}
+
+#[test]
+fn a_signal_ends_the_run_after_the_batch_in_hand() {
+    let folder = tempfile::tempdir().unwrap();
+    let bronze = bronze(folder.path(), &["--entities", "FaultData", "--countries", "de", "--records", "2500"]);
+    let silver = folder.path().join("silver");
+    let args = ["--entity", "FaultData", "--country", "de", "--batch-objects", "1"];
+    let mut command = etl(&["run", "--output", "json"]);
+    command.arg("--bronze").arg(&bronze).arg("--silver").arg(&silver).args(args);
+    let child = command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let second_commit = silver.join("FaultData/_delta_log/00000000000000000002.json");
+    for _ in 0..2000 {
+        if second_commit.exists() {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let killed = std::process::Command::new("kill").arg("-TERM").arg(child.id().to_string()).status().unwrap();
+    assert!(killed.success());
+    let ended = ran(&child.wait_with_output().unwrap());
+    assert_eq!((ended.code, ended.report["outcome"].as_str()), (143, Some("terminated")), "{}\n{}", ended.report, ended.stderr);
+    let first = total(&ended.report, "records", "read");
+    assert!(first > 0);
+    let rest = run(&bronze, &silver, &args);
+    assert_eq!((rest.code, first + total(&rest.report, "records", "read")), (0, 2500));
+}

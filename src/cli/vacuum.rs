@@ -1,0 +1,66 @@
+//! `etl vacuum`: files that no commit names.
+
+use std::time::Duration;
+
+use clap::Args;
+
+use super::{Format, Places, Tuning, output, settings};
+use crate::job::{known_entities, parse_duration_setting};
+use crate::run::RunError;
+use crate::run::vacuum::{SAFE_RETENTION, vacuum};
+
+#[derive(Debug, Args)]
+pub struct VacuumArgs {
+    /// Entity, comma list, or all
+    #[arg(long, env = "ETL_ENTITY", value_delimiter = ',', required = true, value_name = "E")]
+    entity: Vec<String>,
+    /// Only files last written longer ago than this
+    #[arg(long, value_parser = retention, default_value = "7 d", value_name = "TIME")]
+    retention: Duration,
+    /// Allow a retention below 7 days: readers of older versions then lose their files
+    #[arg(long)]
+    force_retention: bool,
+    /// Remove the files; without it they are only listed
+    #[arg(long)]
+    execute: bool,
+    #[command(flatten)]
+    places: Places,
+    /// Form of the answer on stdout
+    #[arg(long, env = "ETL_OUTPUT", value_enum, default_value_t = Format::Text)]
+    output: Format,
+}
+
+fn retention(text: &str) -> Result<Duration, String> {
+    parse_duration_setting(text).ok_or_else(|| "expected a time like 7 d or 12 h".to_owned())
+}
+
+pub async fn run(args: VacuumArgs) -> Result<u8, RunError> {
+    if args.retention < SAFE_RETENTION && !args.force_retention {
+        output::error("a retention below 7 days breaks readers of older versions; --force-retention allows it");
+        return Ok(2);
+    }
+    let settings = settings(String::new(), &args.places, None, Tuning::default())?;
+    let mut reports = Vec::new();
+    for name in &args.entity {
+        let entities = if name == "all" { known_entities(&args.places.jobs) } else { vec![name.clone()] };
+        for entity in entities {
+            reports.extend(vacuum(&settings, &entity, args.retention, args.execute).await?);
+        }
+    }
+    if args.output == Format::Json {
+        output::json(&serde_json::json!({ "tables": reports }));
+        return Ok(0);
+    }
+    for report in &reports {
+        let files = output::counted(report.files.len() as u64, "file", "files");
+        let verb = if report.removed { "removed" } else { "would remove" };
+        output::println(&format!("{}: {verb} {files}, {}", report.table, output::size(report.bytes)));
+        for file in &report.files {
+            output::println(&format!("  {} {} {}", file.modified.format("%F %TZ"), output::size(file.bytes), file.path));
+        }
+    }
+    if !args.execute && reports.iter().any(|report| !report.files.is_empty()) {
+        output::say("nothing was removed; --execute removes them");
+    }
+    Ok(0)
+}

@@ -287,7 +287,7 @@ impl SourceRun<'_> {
     pub async fn commit(&mut self, intent: &Intent) -> Result<Vec<(Append, Committed)>, RunError> {
         let mut commits = Vec::with_capacity(intent.tables.len());
         for append in &intent.tables {
-            let table = Table::at(&self.settings.silver, &append.table);
+            let table = self.tables.named(&append.table).unwrap_or_else(|| Table::at(&self.settings.silver, &append.table));
             let committed = table.commit(append, self.plan.job.lease.commit_deadline).await?;
             commits.push((append.clone(), committed));
         }

@@ -32,7 +32,7 @@ impl Table {
     pub async fn intent(&self, app_id: &str) -> Result<i64, SilverError> {
         let app_id = app_id.to_owned();
         self.blocking(move |table| {
-            let snapshot = table.load(None)?;
+            let snapshot = table.load()?;
             table.intent_in(&snapshot, &app_id)
         })
         .await
@@ -46,14 +46,13 @@ impl Table {
 
     pub async fn commit(&self, append: &Append, deadline: Duration) -> Result<Committed, SilverError> {
         let started = Instant::now();
-        let mut snapshot: Option<SnapshotRef> = None;
         let mut backoff = FIRST_BACKOFF;
         let mut unanswered = false;
         loop {
-            let (previous, app_id) = (snapshot.take(), append.app_id.clone());
+            let app_id = append.app_id.clone();
             let (now, done) = self
                 .blocking(move |table| {
-                    let now = table.load(previous)?;
+                    let now = table.load()?;
                     let done = table.intent_in(&now, &app_id)?;
                     Ok((now, done))
                 })
@@ -85,7 +84,6 @@ impl Table {
             }
             tokio::time::sleep(backoff.mul_f64(jitter())).await;
             backoff = (backoff * 2).min(LAST_BACKOFF);
-            snapshot = Some(now);
         }
     }
 }

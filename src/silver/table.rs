@@ -5,7 +5,7 @@
 //! columns becomes a metadata commit of its own; anything else is refused by name and left to a planned rewrite.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use arrow::datatypes::SchemaRef;
 use delta_kernel::engine::arrow_conversion::TryIntoKernel;
@@ -47,6 +47,8 @@ pub struct Table {
     pub name: String,
     pub(super) store: Store,
     pub(super) log: LogStoreRef,
+    /// The newest snapshot seen; the next one reads only what came after it.
+    seen: Arc<Mutex<Option<SnapshotRef>>>,
 }
 
 impl std::fmt::Debug for Table {
@@ -60,7 +62,7 @@ impl Table {
     pub fn at(silver: &Store, name: &str) -> Self {
         let store = silver.folder(name);
         let log = default_logstore(store.here(), store.root(), store.url(), &StorageConfig::default());
-        Self { name: name.to_owned(), store, log }
+        Self { name: name.to_owned(), store, log, seen: Arc::default() }
     }
 
     pub fn store(&self) -> &Store {
@@ -89,18 +91,26 @@ impl Table {
         self.log.is_delta_table_location().await.map_err(|source| self.delta(source))
     }
 
-    pub(super) fn load(&self, from: Option<SnapshotRef>) -> Result<SnapshotRef, SilverError> {
+    /// The newest snapshot. Blocks.
+    pub(super) fn load(&self) -> Result<SnapshotRef, SilverError> {
         let engine = self.log.engine(None);
-        let builder = match from {
+        let mut seen = self.seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let builder = match seen.take() {
             Some(snapshot) => Snapshot::builder_from(snapshot),
             None => Snapshot::builder_for(self.store.url().as_str()),
         };
-        builder.build(engine.as_ref()).map_err(|source| self.kernel(source))
+        let newest = builder.build(engine.as_ref()).map_err(|source| self.kernel(source))?;
+        *seen = Some(newest.clone());
+        Ok(newest)
+    }
+
+    fn was_seen(&self) -> bool {
+        self.seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner).is_some()
     }
 
     /// The newest snapshot: protocol, metadata and transactions, no files.
     pub async fn snapshot(&self) -> Result<SnapshotRef, SilverError> {
-        self.blocking(|table| table.load(None)).await
+        self.blocking(Table::load).await
     }
 
     /// Changes whenever the table's protocol, schema, partitioning or properties do.
@@ -112,7 +122,7 @@ impl Table {
     pub async fn ensure(&self, shape: &TableShape) -> Result<(), SilverError> {
         let wanted = Arc::new(self.delta_schema(shape)?);
         for _ in 0..16 {
-            if !self.exists().await? {
+            if !self.was_seen() && !self.exists().await? {
                 self.create(shape, &wanted).await?;
             }
             let snapshot = self.snapshot().await?;

@@ -82,6 +82,12 @@ pub struct Tables {
     pub quarantine: Table,
 }
 
+impl Tables {
+    pub fn named(&self, name: &str) -> Option<Table> {
+        [&self.silver, &self.quarantine].into_iter().find(|table| table.name == name).cloned()
+    }
+}
+
 impl<'p> Writer<'p> {
     pub fn new(plan: &'p BatchPlan, tables: &Tables) -> Self {
         let job = &plan.of.job;

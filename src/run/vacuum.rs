@@ -12,7 +12,7 @@ use crate::ledger::Ledger;
 use crate::silver::Orphan;
 
 /// Readers of an older version and batches in hand may need files younger than this.
-pub const SAFE_RETENTION: Duration = Duration::from_secs(7 * 86_400);
+pub const SAFE_RETENTION: Duration = Duration::from_hours(7 * 24);
 
 #[derive(Debug, Serialize)]
 pub struct TableOrphans {

@@ -26,6 +26,8 @@ pub enum StoreError {
     Missing { address: String },
     #[error("cannot create {address}: {source}")]
     CreateRoot { address: String, source: std::io::Error },
+    #[error("below {folder} there is a name that no object can have: {reason}; rename or move the file, nothing of this source was read")]
+    Name { folder: String, reason: String },
     #[error("{action} {path}: {source}")]
     Access { action: &'static str, path: String, source: object_store::Error },
     #[error("{path} changed while it was read (listed as {listed}, now {found}); run again")]
@@ -36,7 +38,7 @@ impl StoreError {
     /// Whether the person's address or rights are at fault, rather than the store's health.
     pub fn is_users(&self) -> bool {
         match self {
-            Self::Address { .. } | Self::Scheme { .. } | Self::Missing { .. } | Self::CreateRoot { .. } => true,
+            Self::Address { .. } | Self::Scheme { .. } | Self::Missing { .. } | Self::CreateRoot { .. } | Self::Name { .. } => true,
             Self::Access { source, .. } => {
                 matches!(source, object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. })
                     || denied_by_disk(source)
@@ -161,6 +163,10 @@ impl Store {
                         Some(Ok((key, meta)))
                     }
                     Err(object_store::Error::NotFound { .. }) => None,
+                    // The listing ends here: going on without the rest would pass over sound objects.
+                    Err(object_store::Error::InvalidPath { source }) => {
+                        Some(Err(StoreError::Name { folder: folder.to_owned(), reason: source.to_string() }))
+                    }
                     Err(source) => Some(Err(StoreError::Access { action: "cannot list", path: folder.to_owned(), source })),
                 }
             })

@@ -176,6 +176,19 @@ fn the_gate_stops_before_anything_is_visible() {
 }
 
 #[test]
+fn a_name_that_cannot_be_used_stops_its_source_and_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let (bronze, silver) = (folder.path().join("bronze"), folder.path().join("silver"));
+    put(&bronze, "year=2025/month=01/day=01/ 100 % ü?#x.json", &record("b2", 10));
+    put(&bronze, "year=2025/month=01/day=01/line\nfeed", &record("b1", 10));
+    let stopped = run(&bronze, &silver, &LOGS);
+    assert_eq!(stopped.code, 2, "{}", stopped.report);
+    assert!(stopped.stderr.contains("rename or move the file"), "{}", stopped.stderr);
+    std::fs::remove_file(bronze.join("database=fleetdb_de/entity=LogRecord/year=2025/month=01/day=01/line\nfeed")).unwrap();
+    assert_eq!(total(&run(&bronze, &silver, &LOGS).report, "records", "inserted"), 1);
+}
+
+#[test]
 fn dates_and_shards_select_objects() {
     let folder = tempfile::tempdir().unwrap();
     let (bronze, silver) = (folder.path().join("bronze"), folder.path().join("silver"));

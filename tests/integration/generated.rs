@@ -53,6 +53,18 @@ fn differences(manifest: &Value, report: &Value) -> Vec<String> {
 }
 
 #[test]
+fn the_committed_bronze_ends_as_its_manifest_says() {
+    let folder = tempfile::tempdir().unwrap();
+    let manifest = std::fs::read(root().join("fixtures/bronze.manifest.json")).unwrap();
+    let manifest: Value = serde_json::from_slice(&manifest).unwrap();
+    let ran = run(&root().join("fixtures/bronze"), &folder.path().join("silver"), &["--entity", "all", "--country", "all"]);
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    let differences = differences(&manifest, &ran.report);
+    assert!(differences.is_empty(), "{}", differences.join("\n"));
+    assert_eq!(manifest["jobs"].as_array().unwrap().len(), 35);
+}
+
+#[test]
 fn a_million_records_end_as_the_manifest_says() {
     let folder = tempfile::tempdir().unwrap();
     let bronze = folder.path().join("bronze");

@@ -69,11 +69,6 @@ impl<'a> Resolved<'a> {
 }
 
 impl Source {
-    /// A property that the version already has under the same name and in no need of a cast.
-    pub fn is_identity(&self) -> bool {
-        self.path.len() == 1 && self.default.is_none() && self.casts.is_empty() && self.moved_out.is_empty()
-    }
-
     pub fn slot(&self) -> Option<usize> {
         self.slot
     }

@@ -73,7 +73,8 @@ pub struct TableKeys {
 
 struct KeyFile {
     live: LiveFile,
-    loaded: bool,
+    /// Its footer, once its keys are in `known`.
+    footer: Option<ArrowReaderMetadata>,
 }
 
 impl TableKeys {
@@ -84,7 +85,7 @@ impl TableKeys {
         Ok(Self {
             table: table.clone(),
             columns,
-            files: files.into_iter().map(|live| KeyFile { live, loaded: false }).collect(),
+            files: files.into_iter().map(|live| KeyFile { live, footer: None }).collect(),
             known: HashMap::new(),
         })
     }
@@ -96,7 +97,7 @@ impl TableKeys {
         }
         let ranges = self.ranges(rows);
         for at in 0..self.files.len() {
-            if !self.files[at].loaded && may_hold(&self.files[at].live, &ranges) {
+            if self.files[at].footer.is_none() && may_hold(&self.files[at].live, &ranges) {
                 self.load(at).await?;
             }
         }
@@ -144,13 +145,26 @@ impl TableKeys {
         ranges
     }
 
-    async fn stream(&self, at: usize, positions: &[usize], selection: Option<RowSelection>) -> Result<Vec<RecordBatch>, SilverError> {
-        let live = &self.files[at].live;
+    async fn footer(&self, at: usize) -> Result<ArrowReaderMetadata, SilverError> {
+        if let Some(footer) = &self.files[at].footer {
+            return Ok(footer.clone());
+        }
+        let mut reader = StoredFile::new(self.table.store.here(), &self.files[at].live);
+        let footer = ArrowReaderMetadata::load_async(&mut reader, ArrowReaderOptions::new()).await;
+        footer.map_err(|source| SilverError::Parquet { table: self.table.name.clone(), source })
+    }
+
+    async fn stream(
+        &self,
+        at: usize,
+        footer: ArrowReaderMetadata,
+        positions: &[usize],
+        selection: Option<RowSelection>,
+    ) -> Result<Vec<RecordBatch>, SilverError> {
         let failed = |source| SilverError::Parquet { table: self.table.name.clone(), source };
-        let mut reader = StoredFile::new(self.table.store.here(), live);
-        let metadata = ArrowReaderMetadata::load_async(&mut reader, ArrowReaderOptions::new()).await.map_err(failed)?;
-        let file_schema = metadata.schema().clone();
-        let builder = ParquetRecordBatchStreamBuilder::new_with_metadata(reader, metadata);
+        let reader = StoredFile::new(self.table.store.here(), &self.files[at].live);
+        let file_schema = footer.schema().clone();
+        let builder = ParquetRecordBatchStreamBuilder::new_with_metadata(reader, footer);
         let names: Vec<&str> = positions.iter().map(|at| self.columns.schema.field(*at).name().as_str()).collect();
         let roots =
             file_schema.fields().iter().enumerate().filter(|(_, field)| names.contains(&field.name().as_str())).map(|(root, _)| root);
@@ -170,7 +184,8 @@ impl TableKeys {
 
     async fn load(&mut self, at: usize) -> Result<(), SilverError> {
         let positions = self.columns.key.clone();
-        let batches = self.stream(at, &positions, None).await?;
+        let footer = self.footer(at).await?;
+        let batches = self.stream(at, footer.clone(), &positions, None).await?;
         let all: Vec<usize> = (0..positions.len()).collect();
         let mut row = 0;
         for batch in batches {
@@ -180,7 +195,7 @@ impl TableKeys {
                 row += 1;
             }
         }
-        self.files[at].loaded = true;
+        self.files[at].footer = Some(footer);
         Ok(())
     }
 
@@ -200,10 +215,10 @@ impl TableKeys {
             next = row + 1;
         }
         let failed = |source| SilverError::Arrow { table: self.table.name.clone(), source };
-        let in_file = self.column_names(file).await?;
-        let schema = &self.columns.schema;
-        let positions: Vec<usize> =
-            self.columns.properties.iter().copied().filter(|at| in_file.iter().any(|name| name == schema.field(*at).name())).collect();
+        let footer = self.footer(file).await?;
+        let (in_file, schema) = (footer.schema().clone(), &self.columns.schema);
+        let has = |at: &usize| in_file.column_with_name(schema.field(*at).name()).is_some();
+        let positions: Vec<usize> = self.columns.properties.iter().copied().filter(has).collect();
         let ours: Arc<[u128]> = if positions.len() == self.columns.properties.len() {
             hashes.contents.as_slice().into()
         } else {
@@ -211,17 +226,10 @@ impl TableKeys {
         };
         let all: Vec<usize> = (0..positions.len()).collect();
         let mut contents = Vec::with_capacity(places.len());
-        for batch in self.stream(file, &positions, Some(selectors.into())).await? {
+        for batch in self.stream(file, footer, &positions, Some(selectors.into())).await? {
             contents.extend(self::hashes(&batch, &all).map_err(failed)?);
         }
         Ok(places.iter().zip(contents).map(|((_, key), content)| (*key, Held { content, ours: ours.clone() })).collect())
-    }
-
-    async fn column_names(&self, file: usize) -> Result<Vec<String>, SilverError> {
-        let mut reader = StoredFile::new(self.table.store.here(), &self.files[file].live);
-        let metadata = ArrowReaderMetadata::load_async(&mut reader, ArrowReaderOptions::new()).await;
-        let metadata = metadata.map_err(|source| SilverError::Parquet { table: self.table.name.clone(), source })?;
-        Ok(metadata.schema().fields().iter().map(|field| field.name().clone()).collect())
     }
 }
 

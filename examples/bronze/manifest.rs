@@ -17,6 +17,7 @@ struct Share {
 /// What becomes of one record.
 pub enum Outcome {
     Inserted,
+    Deleted,
     Duplicate,
     Quarantined(&'static str),
 }
@@ -29,6 +30,7 @@ pub struct Tally {
     stored: u64,
     decoded: u64,
     inserted: u64,
+    deleted: u64,
     duplicate: u64,
     rejects: BTreeMap<&'static str, u64>,
     firehose: Share,
@@ -51,6 +53,7 @@ impl Tally {
         self.layout(layout).records += 1;
         match outcome {
             Outcome::Inserted => self.inserted += 1,
+            Outcome::Deleted => self.deleted += 1,
             Outcome::Duplicate => self.duplicate += 1,
             Outcome::Quarantined(code) => *self.rejects.entry(code).or_default() += 1,
         }
@@ -69,6 +72,7 @@ impl Tally {
         self.stored += other.stored;
         self.decoded += other.decoded;
         self.inserted += other.inserted;
+        self.deleted += other.deleted;
         self.duplicate += other.duplicate;
         for (code, count) in &other.rejects {
             *self.rejects.entry(*code).or_default() += count;
@@ -85,7 +89,7 @@ impl Tally {
     }
 
     fn read(&self) -> u64 {
-        self.inserted + self.duplicate + self.quarantined()
+        self.inserted + self.deleted + self.duplicate + self.quarantined()
     }
 
     fn quarantined(&self) -> u64 {
@@ -103,6 +107,7 @@ impl Tally {
             "records": {
                 "read": self.read(),
                 "inserted": self.inserted,
+                "deleted": self.deleted,
                 "duplicate": self.duplicate,
                 "quarantined": self.quarantined(),
             },

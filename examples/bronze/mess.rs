@@ -1,5 +1,6 @@
 //! What goes wrong: each defect makes a sound record into one that is refused with exactly one code. All else about
-//! the record stays right, and no other record has its key.
+//! the record stays right, and no other record has its key. Only the conflict has another's key by intent; where the
+//! latest record wins it is a duplicate and no refusal.
 
 use crate::rng::Rng;
 use crate::splice;

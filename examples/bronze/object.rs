@@ -101,8 +101,8 @@ impl<'a> Writer<'a> {
             }
         }
         if self.object.truncated {
-            self.tail(slot);
-            tally.record(layout, Outcome::Inserted);
+            let last = self.tail(slot);
+            tally.record(layout, last);
             tally.record(layout, Outcome::Quarantined(mess::TRUNCATED));
         } else {
             self.close(slot);
@@ -121,17 +121,27 @@ impl<'a> Writer<'a> {
     }
 
     fn slot(&mut self, slot: u64) -> Outcome {
+        let start = self.out.len();
         let kind = self.records.kind(slot);
+        let outcome = self.put(slot, kind);
         if self.object.form == Form::Pretty {
-            let mut record = Vec::with_capacity(4096);
-            self.records.write(&mut record, slot, kind);
+            let record = self.out.split_off(start);
             splice::pretty(&mut self.out, &record);
-        } else {
-            self.records.write(&mut self.out, slot, kind);
         }
+        outcome
+    }
+
+    /// Writes the record of a slot. What becomes of it where all objects are read as one batch.
+    fn put(&mut self, slot: u64, kind: Kind) -> Outcome {
+        let start = self.out.len();
+        self.records.write(&mut self.out, slot, kind);
+        let entity = self.job.entity;
+        let deletes = || entity.deleted_by.is_some_and(|name| splice::value(&self.out[start..], name).is_some());
         match kind {
+            Kind::Good if deletes() => Outcome::Deleted,
             Kind::Good => Outcome::Inserted,
             Kind::Copy(_) | Kind::CrossCopy { .. } => Outcome::Duplicate,
+            Kind::Conflict(..) if entity.latest_wins => Outcome::Duplicate,
             Kind::Bad(defect) | Kind::Conflict(defect, _) => Outcome::Quarantined(defect.0),
         }
     }
@@ -139,8 +149,7 @@ impl<'a> Writer<'a> {
     /// Three records, the second one beyond the limit.
     fn near_huge(&mut self, slot: u64) -> Outcome {
         if slot != 1 {
-            self.records.write(&mut self.out, slot, Kind::Good);
-            return Outcome::Inserted;
+            return self.put(slot, Kind::Good);
         }
         let mut record = Vec::with_capacity(HUGE_BYTES + 8192);
         self.records.write(&mut record, slot, Kind::Good);
@@ -198,15 +207,16 @@ impl<'a> Writer<'a> {
         }
     }
 
-    /// A sound record and then one that is cut.
-    fn tail(&mut self, slot: u64) {
+    /// A sound record and then one that is cut. What becomes of the sound one.
+    fn tail(&mut self, slot: u64) -> Outcome {
         self.separate(slot);
-        self.records.write(&mut self.out, slot, Kind::Good);
+        let outcome = self.put(slot, Kind::Good);
         self.separate(slot + 1);
         let mut record = Vec::with_capacity(4096);
         self.records.write(&mut record, slot + 1, Kind::Good);
         mess::truncate(&mut record, &mut Rng::new(hash(&[self.object.seed, 10])));
         self.out.extend_from_slice(&record);
+        outcome
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -138,7 +138,13 @@ const CHUNK_BYTES: usize = 1 << 20;
 
 fn settings(run_id: String, places: &Places, objects: Option<&Objects>, tuning: Tuning) -> Result<Settings, RunError> {
     let selection = objects.map_or_else(Selection::default, |o| Selection { from: o.from, to: o.to, shard: o.shard });
-    let engine = Engine { bronze: Store::open(&places.bronze)?, threads: tuning.threads, chunk: CHUNK_BYTES, progress: tuning.progress };
+    let engine = Engine {
+        bronze: Store::open(&places.bronze)?,
+        threads: tuning.threads,
+        chunk: CHUNK_BYTES,
+        spill: std::env::temp_dir(),
+        progress: tuning.progress,
+    };
     Ok(Settings {
         run_id,
         engine,

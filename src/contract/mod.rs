@@ -11,6 +11,7 @@ pub mod check;
 pub mod columns;
 pub mod evolve;
 mod pattern;
+pub mod predicate;
 mod schema;
 pub mod upcast;
 

@@ -8,6 +8,7 @@ mod written;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::contract::predicate::Predicate;
 use crate::contract::{Contract, Type};
 use crate::domain::{Mistake, PartitionColumn, Source};
 
@@ -60,6 +61,30 @@ pub enum OnChangedObject {
     Stop,
 }
 
+/// What a record does to the row of its key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Mode {
+    /// Records never change: the first one stays, an equal one is a duplicate, another one a conflict.
+    Append,
+    /// The latest record of a key is its row.
+    Upsert(Upsert),
+    /// The records of one path day replace a database's rows.
+    Snapshot {
+        /// Time after the end of a path day from which on it is read.
+        settle_after: Duration,
+    },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Upsert {
+    /// Properties that say which of two records of a key is later, before arrival does.
+    pub order_by: Vec<String>,
+    /// An SQL condition over contract properties that makes a record a delete.
+    pub delete_when: Option<String>,
+    /// How long a delete is remembered.
+    pub tombstone_retention: Duration,
+}
+
 /// When a batch is not committed.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Gate {
@@ -91,6 +116,8 @@ pub struct Limits {
     pub batch_objects: usize,
     /// Parquet files open at once.
     pub open_partitions: usize,
+    /// Bytes of a batch's rows that wait in memory until all of them are read; the rest waits on local disk.
+    pub spool: u64,
 }
 
 impl Limits {
@@ -125,6 +152,7 @@ pub struct Job {
     pub entity: String,
     database: String,
     pub countries: Vec<String>,
+    pub mode: Mode,
     /// Top-level properties; the database is always part of the key.
     pub key: Vec<String>,
     pub event_time: Option<String>,
@@ -179,6 +207,19 @@ impl Job {
         &self.partitions[column as usize]
     }
 
+    /// Upserts keep the order of each row's record in the table.
+    pub fn upsert(&self) -> Option<&Upsert> {
+        match &self.mode {
+            Mode::Upsert(upsert) => Some(upsert),
+            _ => None,
+        }
+    }
+
+    /// One path day is one batch.
+    pub fn is_snapshot(&self) -> bool {
+        matches!(self.mode, Mode::Snapshot { .. })
+    }
+
     pub fn partitioned_by_date(&self) -> bool {
         self.partition_by.iter().any(|column| column == "event_date")
     }
@@ -193,6 +234,25 @@ impl Job {
                     return Err(self.mistake(name, format!("key property `{name}` has a type that cannot be a key")));
                 }
                 Some(_) => {}
+            }
+        }
+        if let Mode::Upsert(upsert) = &self.mode {
+            for name in &upsert.order_by {
+                match root.property(name).map(|property| &property.shape.ty) {
+                    Some(Type::Timestamp { .. } | Type::Date | Type::Long | Type::Duration | Type::Text) => {}
+                    Some(_) => {
+                        return Err(self.mistake(
+                            name,
+                            format!("`{name}` has a type that orders nothing; order_by takes TIMESTAMP, DATE, LONG and STRING"),
+                        ));
+                    }
+                    None => return Err(self.mistake(name, format!("order_by property `{name}` is not in the contract of {}", self.entity))),
+                }
+            }
+            if let Some(condition) = &upsert.delete_when
+                && let Err(error) = Predicate::compile(condition, contract)
+            {
+                return Err(self.mistake(condition, format!("delete_when: {error}")));
             }
         }
         let instants = PartitionColumn::ALL.iter().filter_map(|column| self.partition(*column).derive.as_ref());

@@ -3,7 +3,8 @@
 use serde::Deserialize;
 
 use super::{
-    Gate, Job, Lease, Limits, OnChangedObject, OnConflict, PartitionRule, Table, UnknownFields, Where, parse_bytes, parse_duration_setting,
+    Gate, Job, Lease, Limits, Mode, OnChangedObject, OnConflict, PartitionRule, Table, UnknownFields, Upsert, Where, parse_bytes,
+    parse_duration_setting,
 };
 use crate::domain::{Mistake, PartitionColumn};
 
@@ -19,6 +20,10 @@ pub struct JobFile {
     countries: Vec<String>,
     #[serde(default)]
     mode: ModeFile,
+    order_by: Option<Vec<String>>,
+    delete_when: Option<String>,
+    tombstones: Option<TombstonesFile>,
+    settle_after: Option<String>,
     key: Vec<String>,
     event_time: Option<String>,
     partition_by: Option<Vec<String>>,
@@ -45,7 +50,18 @@ pub struct JobFile {
 enum ModeFile {
     #[default]
     Append,
+    Upsert,
+    Snapshot,
 }
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TombstonesFile {
+    retention: String,
+}
+
+const TOMBSTONE_RETENTION: &str = "90 d";
+const SETTLE_AFTER: &str = "1 h";
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -135,6 +151,7 @@ struct LimitsFile {
     batch: String,
     batch_objects: usize,
     open_partitions: usize,
+    spool: String,
 }
 
 impl Default for LimitsFile {
@@ -149,6 +166,7 @@ impl Default for LimitsFile {
             batch: "1 GiB".to_owned(),
             batch_objects: 10_000,
             open_partitions: 64,
+            spool: "128 MiB".to_owned(),
         }
     }
 }
@@ -216,7 +234,6 @@ impl JobFile {
     }
 
     pub fn meant(self, file: &str, text: String) -> Result<Job, Mistake> {
-        let ModeFile::Append = self.mode;
         let fail = |needle: &str, message: &str, help: &str| mistake_at(file, &text, needle, message.to_owned(), Some(help));
         let size = |needle: &str, written: &str| match parse_bytes(written) {
             Some(bytes) if bytes > 0 => Ok(bytes),
@@ -270,6 +287,7 @@ impl JobFile {
             batch: size("batch:", &self.limits.batch)?,
             batch_objects: count("batch_objects", self.limits.batch_objects)?,
             open_partitions: count("open_partitions", self.limits.open_partitions)?,
+            spool: size("spool", &self.limits.spool)?,
         };
         if limits.record > MAX_RECORD {
             return Err(fail("record:", "limits.record is at most 1 GiB", "offsets within a record have 32 bits"));
@@ -289,12 +307,38 @@ impl JobFile {
         if lease.duration.is_zero() {
             return Err(fail("duration", "a lease of no time is no lease", "duration: 120 s"));
         }
+        let upsert_only =
+            [("order_by", self.order_by.is_some()), ("delete_when", self.delete_when.is_some()), ("tombstones", self.tombstones.is_some())];
+        let misplaced = match self.mode {
+            ModeFile::Upsert => self.settle_after.as_ref().map(|_| ("settle_after", "snapshot")),
+            ModeFile::Append => upsert_only
+                .iter()
+                .find(|(_, given)| *given)
+                .map(|(name, _)| (*name, "upsert"))
+                .or(self.settle_after.as_ref().map(|_| ("settle_after", "snapshot"))),
+            ModeFile::Snapshot => upsert_only.iter().find(|(_, given)| *given).map(|(name, _)| (*name, "upsert")),
+        };
+        if let Some((name, mode)) = misplaced {
+            return Err(fail(name, &format!("`{name}` means something in mode {mode} only"), &format!("mode: {mode}")));
+        }
+        let mode = match self.mode {
+            ModeFile::Append => Mode::Append,
+            ModeFile::Upsert => Mode::Upsert(Upsert {
+                order_by: self.order_by.unwrap_or_default(),
+                delete_when: self.delete_when,
+                tombstone_retention: time("retention", self.tombstones.as_ref().map_or(TOMBSTONE_RETENTION, |file| &file.retention))?,
+            }),
+            ModeFile::Snapshot => {
+                Mode::Snapshot { settle_after: time("settle_after", self.settle_after.as_deref().unwrap_or(SETTLE_AFTER))? }
+            }
+        };
         let PartitionsFile { database, entity, year, month, day } = self.partitions;
         Ok(Job {
             fingerprint: format!("{:032x}", xxhash_rust::xxh3::xxh3_128(text.as_bytes())),
             entity: self.entity,
             database: self.database,
             countries: self.countries,
+            mode,
             key: self.key,
             event_time: self.event_time,
             partition_by,

@@ -40,17 +40,46 @@ pub enum LedgerError {
     Lost { claim: String },
 }
 
-/// Files that an intent appends to one table.
+/// What an intent does to one table.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Append {
+pub struct TableIntent {
     pub table: String,
     /// The application whose `txn` becomes `k`.
     pub app_id: String,
     pub k: i64,
     /// Delta `add` actions, as they will stand in the log.
     pub adds: Vec<serde_json::Value>,
+    /// Rows that leave the table in the same commit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replaces: Option<Replaced>,
+    /// Partitions that leave the table in the same commit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<Expiry>,
     pub run: String,
     pub batch: String,
+}
+
+impl TableIntent {
+    /// Whether there is anything to commit.
+    pub fn changes(&self) -> bool {
+        !self.adds.is_empty() || self.replaces.is_some()
+    }
+}
+
+/// Rows of a table by key and place, in a staged list.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Replaced {
+    /// The list's path among the staged ones.
+    pub list: String,
+    /// All of the rows are this one's.
+    pub database: Option<String>,
+}
+
+/// Files whose partition value is less than a bound are of no more use.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Expiry {
+    pub column: String,
+    pub before: String,
 }
 
 /// What a batch will commit, in commit order.
@@ -59,7 +88,10 @@ pub struct Intent {
     pub k: i64,
     pub claim: String,
     pub run: String,
-    pub tables: Vec<Append>,
+    pub tables: Vec<TableIntent>,
+    /// In snapshot mode: the path day that it makes the table's content.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub extent: Option<String>,
     pub records: Records,
     pub job: String,
     pub contract: String,
@@ -106,6 +138,9 @@ struct State {
     known: BTreeMap<String, String>,
     claims: BTreeMap<String, Claim>,
     intent: Option<Intent>,
+    /// The latest path day that was committed as a snapshot.
+    #[serde(default)]
+    extent: Option<String>,
 }
 
 impl State {
@@ -122,6 +157,7 @@ impl State {
                 if let Some(claim) = self.claims.remove(&intent.claim) {
                     self.known.extend(claim.objects);
                 }
+                self.extent = self.extent.take().max(intent.extent.clone());
                 self.intent = Some(*intent);
             }
         }
@@ -196,6 +232,10 @@ impl Ledger {
         self.state.intent.as_ref().map_or(1, |intent| intent.k + 1)
     }
 
+    pub fn newest_extent(&self) -> Option<&String> {
+        self.state.extent.as_ref()
+    }
+
     pub fn known_objects(&self) -> usize {
         self.state.known.len()
     }
@@ -260,8 +300,8 @@ impl Ledger {
         }
     }
 
-    /// Takes those of `objects` that are still free, in order.
-    pub async fn claim(&mut self, id: &str, run: &str, objects: &[BronzeObject]) -> Result<Claimed, LedgerError> {
+    /// Takes `objects`, in order.
+    pub async fn claim(&mut self, id: &str, run: &str, objects: &[BronzeObject], taking: Taking) -> Result<Claimed, LedgerError> {
         loop {
             let mut claimed = Claimed::default();
             let mut free = Vec::new();
@@ -272,6 +312,17 @@ impl Ledger {
                     Standing::Known => claimed.known += 1,
                     Standing::Held { .. } => claimed.held += 1,
                 }
+            }
+            match taking {
+                Taking::Whole if claimed.held > 0 => {
+                    claimed.held = objects.len() as u64 - claimed.known;
+                    return Ok(claimed);
+                }
+                Taking::Whole if !free.is_empty() => {
+                    free = objects.iter().map(|object| (object.key.clone(), object.version.clone())).collect();
+                    claimed.known = 0;
+                }
+                _ => {}
             }
             if free.is_empty() {
                 return Ok(claimed);
@@ -343,6 +394,15 @@ impl Ledger {
     pub async fn drop_lease(&self, claim: &str) -> Result<(), LedgerError> {
         Ok(self.store.delete(&lease_path(claim)).await?)
     }
+}
+
+/// Which objects a claim takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Taking {
+    /// Those that no intent has committed and no claim holds.
+    Free,
+    /// All of them, known ones too, if at least one is free and none is held: they only make sense together.
+    Whole,
 }
 
 /// What a claim got.
@@ -420,30 +480,30 @@ mod tests {
 
     fn intent(claim: &str, k: i64) -> Intent {
         let (job, contract) = (String::new(), String::new());
-        Intent { k, claim: claim.to_owned(), run: "r".to_owned(), tables: vec![], records: Records::default(), job, contract }
+        Intent { k, claim: claim.to_owned(), run: "r".to_owned(), tables: vec![], extent: None, records: Records::default(), job, contract }
     }
 
     #[tokio::test]
     async fn two_runs_never_hold_the_same_object() {
         let silver = silver();
         let (mut a, mut b) = (open(&silver, 60_000).await, open(&silver, 60_000).await);
-        let first = a.claim("a", "run-a", &[object("x"), object("y")]).await.unwrap().claim.unwrap();
-        let second = b.claim("b", "run-b", &[object("y"), object("z")]).await.unwrap().claim.unwrap();
+        let first = a.claim("a", "run-a", &[object("x"), object("y")], Taking::Free).await.unwrap().claim.unwrap();
+        let second = b.claim("b", "run-b", &[object("y"), object("z")], Taking::Free).await.unwrap().claim.unwrap();
         assert_eq!(first.objects.len(), 2);
         assert_eq!(second.objects, [("z".to_owned(), "1".to_owned())]);
-        assert_eq!(b.claim("c", "run-b", &[object("x")]).await.unwrap(), Claimed { claim: None, held: 1, known: 0 });
+        assert_eq!(b.claim("c", "run-b", &[object("x")], Taking::Free).await.unwrap(), Claimed { claim: None, held: 1, known: 0 });
     }
 
     #[tokio::test]
     async fn a_claim_that_was_taken_over_cannot_become_an_intent() {
         let silver = silver();
         let (mut slow, mut next) = (open(&silver, 1).await, open(&silver, 60_000).await);
-        slow.claim("a", "slow", &[object("x")]).await.unwrap().claim.unwrap();
+        slow.claim("a", "slow", &[object("x")], Taking::Free).await.unwrap().claim.unwrap();
         tokio::time::sleep(Duration::from_millis(5)).await;
         next.refresh().await.unwrap();
         assert_eq!(next.release_expired("next").await.unwrap().len(), 1);
         assert!(matches!(slow.intend(intent("a", 1)).await, Err(LedgerError::Lost { .. })));
-        next.claim("b", "next", &[object("x")]).await.unwrap().claim.unwrap();
+        next.claim("b", "next", &[object("x")], Taking::Free).await.unwrap().claim.unwrap();
         assert_eq!(next.intend(intent("b", 1)).await.unwrap(), Intended::Written);
         assert_eq!(next.standing(&object("x"), &next.held()), Standing::Known);
     }
@@ -454,7 +514,7 @@ mod tests {
         let mut ledger = open(&silver, 60_000).await;
         for k in 1..=100 {
             let id = format!("c{k}");
-            ledger.claim(&id, "r", &[object(&format!("k{k}"))]).await.unwrap().claim.unwrap();
+            ledger.claim(&id, "r", &[object(&format!("k{k}"))], Taking::Free).await.unwrap().claim.unwrap();
             assert_eq!(ledger.intend(intent(&id, k)).await.unwrap(), Intended::Written);
         }
         let again = open(&silver, 60_000).await;
@@ -466,8 +526,8 @@ mod tests {
     async fn an_overtaken_intent_is_told_so() {
         let silver = silver();
         let (mut a, mut b) = (open(&silver, 60_000).await, open(&silver, 60_000).await);
-        a.claim("a", "a", &[object("x")]).await.unwrap();
-        b.claim("b", "b", &[object("y")]).await.unwrap();
+        a.claim("a", "a", &[object("x")], Taking::Free).await.unwrap();
+        b.claim("b", "b", &[object("y")], Taking::Free).await.unwrap();
         b.intend(intent("b", 1)).await.unwrap();
         assert_eq!(a.intend(intent("a", 1)).await.unwrap(), Intended::Overtaken);
         assert_eq!(a.intend(intent("a", 2)).await.unwrap(), Intended::Written);

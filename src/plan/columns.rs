@@ -2,11 +2,15 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
 
 use crate::contract::Contract;
 use crate::contract::columns::{data_type, timestamp};
 use crate::job::Job;
+
+pub const ORDER: &str = "_order";
+pub const PLACE_FILE: &str = "_file";
+pub const PLACE_ROW: &str = "_row";
 
 /// Where a silver column comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +29,8 @@ pub enum Column {
     Batch,
     IngestedAt,
     Rescued,
+    /// Of the row's record among the records of its key.
+    Order,
 }
 
 /// Silver's columns: keys, event time and partition columns first, so that Delta's statistics cover them.
@@ -41,6 +47,8 @@ pub struct SilverColumns {
     pub properties: Vec<usize>,
     /// Position among the contract's properties of the event time.
     pub event_time: Option<usize>,
+    /// Positions in `schema` of the properties that order an upsert's records.
+    pub order_by: Vec<usize>,
 }
 
 impl SilverColumns {
@@ -67,6 +75,7 @@ impl SilverColumns {
             Column::IngestedAt,
             Column::Rescued,
         ]);
+        columns.extend(job.upsert().map(|_| Column::Order));
         let field = |column: &Column| match column {
             Column::Property(at) => Field::new(&properties[*at].name, data_type(&properties[*at].shape.ty), true),
             Column::Database => Field::new("database", DataType::Utf8, true),
@@ -81,11 +90,14 @@ impl SilverColumns {
             Column::Batch => Field::new("_batch", DataType::Utf8, true),
             Column::IngestedAt => Field::new("_ingested_at", timestamp(), true),
             Column::Rescued => Field::new("_rescued", DataType::Utf8, true),
+            Column::Order => Field::new(ORDER, DataType::Utf8, true),
         };
         let fields: Vec<Field> = columns.iter().map(field).collect();
         let is_partition = |name: &str| job.partition_by.iter().any(|column| column == name);
         let in_file: Vec<Field> = fields.iter().filter(|field| !is_partition(field.name())).cloned().collect();
         let properties = columns.iter().enumerate().filter(|(_, column)| matches!(column, Column::Property(_))).map(|(at, _)| at).collect();
+        let names = job.upsert().map(|upsert| upsert.order_by.as_slice()).unwrap_or_default();
+        let order_by = names.iter().filter_map(|name| fields.iter().position(|field| field.name() == name)).collect();
         Self {
             columns,
             schema: Arc::new(Schema::new(fields)),
@@ -94,7 +106,13 @@ impl SilverColumns {
             key: (0..key_count).collect(),
             properties,
             event_time,
+            order_by,
         }
+    }
+
+    /// The key's columns.
+    pub fn key_fields(&self) -> Fields {
+        self.key.iter().map(|at| self.schema.fields()[*at].clone()).collect()
     }
 
     /// Whether a row's partition follows from its key, so that equal keys can only lie in equal dates.
@@ -102,6 +120,31 @@ impl SilverColumns {
         let event_time = self.event_time.map(Column::Property);
         self.partition_by.iter().any(|column| column == "event_date") && self.key.iter().any(|at| Some(self.columns[*at]) == event_time)
     }
+}
+
+/// What is remembered of keys beside silver's rows; partitioned by `database` and `marked_on`.
+pub fn marks_schema(columns: &SilverColumns) -> SchemaRef {
+    let keys = columns.key.iter().map(|at| columns.schema.field(*at).clone());
+    let own = [
+        Field::new("database", DataType::Utf8, true),
+        Field::new("order", DataType::Utf8, true),
+        Field::new("kind", DataType::Utf8, true),
+        Field::new("batch", DataType::Utf8, true),
+        Field::new("marked_at", timestamp(), true),
+        Field::new("marked_on", DataType::Date32, true),
+    ];
+    Arc::new(Schema::new(keys.chain(own).collect::<Vec<_>>()))
+}
+
+pub fn marks_partition() -> Vec<String> {
+    ["database", "marked_on"].map(str::to_owned).to_vec()
+}
+
+/// Rows that an intent takes out of a table: their keys, and where they were when it was written.
+pub fn replaced_schema(columns: &SilverColumns) -> SchemaRef {
+    let keys = columns.key.iter().map(|at| columns.schema.field(*at).clone());
+    let place = [Field::new(PLACE_FILE, DataType::Utf8, false), Field::new(PLACE_ROW, DataType::Int64, false)];
+    Arc::new(Schema::new(keys.chain(place).collect::<Vec<_>>()))
 }
 
 /// The columns of every quarantine table; partitioned by `database`.

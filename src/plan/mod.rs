@@ -4,15 +4,17 @@
 //! name, key) and cut into batches in that order; so neither the listing order nor the batch size changes an outcome.
 
 mod columns;
+pub mod order;
 
 use std::sync::Arc;
 
 use crate::contract::Contract;
+use crate::contract::predicate::{Predicate, PredicateError};
 use crate::domain::time::days_from_civil;
 use crate::domain::{BronzeObject, PathValues, Source};
-use crate::job::{Job, Limits};
+use crate::job::Job;
 
-pub use columns::{Column, SilverColumns, quarantine_schema};
+pub use columns::{Column, ORDER, PLACE_FILE, PLACE_ROW, SilverColumns, marks_partition, marks_schema, quarantine_schema, replaced_schema};
 
 /// What every batch of one job and source shares.
 #[derive(Debug, Clone)]
@@ -21,12 +23,16 @@ pub struct SourcePlan {
     pub job: Arc<Job>,
     pub contract: Arc<Contract>,
     pub columns: Arc<SilverColumns>,
+    /// Which records delete the row of their key.
+    pub deletes: Option<Arc<Predicate>>,
 }
 
 impl SourcePlan {
-    pub fn new(source: Source, job: Arc<Job>, contract: Arc<Contract>) -> Self {
+    pub fn new(source: Source, job: Arc<Job>, contract: Arc<Contract>) -> Result<Self, PredicateError> {
         let columns = Arc::new(SilverColumns::new(&job, &contract));
-        Self { source, job, contract, columns }
+        let condition = job.upsert().and_then(|upsert| upsert.delete_when.as_deref());
+        let deletes = condition.map(|text| Predicate::compile(text, &contract)).transpose()?.map(Arc::new);
+        Ok(Self { source, job, contract, columns, deletes })
     }
 }
 
@@ -39,6 +45,16 @@ pub struct BatchPlan {
     /// µs since 1970; what `_ingested_at` says.
     pub ingested_at: i64,
     pub objects: Vec<BronzeObject>,
+    /// In snapshot mode: the path day that the objects are.
+    pub extent: Option<PathDay>,
+}
+
+/// A path day as snapshots are ordered by it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PathDay {
+    pub name: String,
+    /// A later one is committed already.
+    pub outdated: bool,
 }
 
 /// Days since 1970 of a path; a missing month or day counts as 01. `None` where the year is no year.
@@ -73,13 +89,18 @@ pub fn put_in_order(objects: &mut [BronzeObject]) {
     });
 }
 
-/// Cuts objects in order into batches within the job's bounds; a larger object is a batch of its own.
-pub fn cut_batches(objects: Vec<BronzeObject>, limits: &Limits) -> Vec<Vec<BronzeObject>> {
+/// Cuts objects in order into batches: within the job's bounds, a larger object being a batch of its own; a snapshot's by path day.
+pub fn cut_batches(objects: Vec<BronzeObject>, job: &Job) -> Vec<Vec<BronzeObject>> {
+    let limits = &job.limits;
     let mut batches: Vec<Vec<BronzeObject>> = Vec::new();
     let mut bytes = 0_u64;
     for object in objects {
+        let fits = |batch: &Vec<BronzeObject>| match batch.first() {
+            Some(first) if job.is_snapshot() => order::extent(first) == order::extent(&object),
+            _ => batch.len() < limits.batch_objects && bytes + object.size <= limits.batch,
+        };
         match batches.last_mut() {
-            Some(batch) if batch.len() < limits.batch_objects && bytes + object.size <= limits.batch => {
+            Some(batch) if fits(batch) => {
                 bytes += object.size;
                 batch.push(object);
             }
@@ -122,7 +143,7 @@ mod tests {
         let sizes = [4, 4, 4, 50, 1, 1, 1, 1];
         let objects = sizes.iter().map(|size| object("k", Layout::Firehose, None, *size)).collect();
         let cut: Vec<Vec<u64>> =
-            cut_batches(objects, &job.limits).into_iter().map(|batch| batch.iter().map(|object| object.size).collect()).collect();
+            cut_batches(objects, &job).into_iter().map(|batch| batch.iter().map(|object| object.size).collect()).collect();
         assert_eq!(cut, [vec![4, 4], vec![4], vec![50], vec![1, 1, 1], vec![1]]);
     }
 }

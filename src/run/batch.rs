@@ -5,12 +5,12 @@ use std::sync::Arc;
 use super::gate::{Judgement, judge};
 use super::report::{CommitReport, Outcome, Stopped, reject_counts};
 use super::{RunError, SourceRun};
+use crate::domain::time::MICROS_PER_DAY;
 use crate::domain::{BronzeObject, Layout};
 use crate::engine::local::{Staged, stage};
-use crate::ledger::{Append, Claim, Intended, Intent};
-use crate::plan::BatchPlan;
+use crate::ledger::{Claim, Expiry, Intended, Intent, Replaced, TableIntent, Taking};
+use crate::plan::{BatchPlan, PathDay, order};
 use crate::silver::Committed;
-use crate::silver::write::remove_staged;
 
 /// How often a batch is staged anew because another run of the same source came first.
 const MAX_RESTAGES: usize = 8;
@@ -26,7 +26,8 @@ pub enum BatchEnd {
 
 pub async fn run_batch(run: &mut SourceRun<'_>, objects: &[BronzeObject]) -> Result<BatchEnd, RunError> {
     let batch = uuid::Uuid::now_v7().to_string();
-    let claimed = run.ledger.claim(&batch, &run.settings.run_id, objects).await?;
+    let taking = if run.plan.job.is_snapshot() { Taking::Whole } else { Taking::Free };
+    let claimed = run.ledger.claim(&batch, &run.settings.run_id, objects, taking).await?;
     run.note_others(&claimed);
     let Some(claim) = claimed.claim else { return Ok(BatchEnd::Taken) };
     let lease = tokio::spawn(run.ledger.renewal(&claim.id).keep());
@@ -45,7 +46,7 @@ async fn run_claimed(run: &mut SourceRun<'_>, claim: &Claim, objects: &[BronzeOb
         run.ensure_tables().await?;
         let based_on = run.basis().await?;
         let plan = plan_batch(run, claim, objects);
-        let staged = stage(&run.settings.engine, &plan, &run.tables).await?;
+        let staged = Box::pin(stage(&run.settings.engine, &plan, &run.tables)).await?;
         check_balance(&plan, &staged)?;
         if let Judgement::Stop(reason) = pass_gate(run, &staged) {
             return stop(run, claim, staged, reason).await;
@@ -54,7 +55,7 @@ async fn run_claimed(run: &mut SourceRun<'_>, claim: &Claim, objects: &[BronzeOb
             let commits = run.commit(&intent).await?;
             return settle(run, &plan, staged, commits).await;
         }
-        discard(run, &staged).await;
+        staged.discard(&run.tables).await;
     }
     Err(RunError::Contended { of: run.plan.source.clone() })
 }
@@ -66,7 +67,15 @@ fn plan_batch(run: &SourceRun<'_>, claim: &Claim, objects: &[BronzeObject]) -> A
         batch: claim.id.clone(),
         ingested_at: chrono::Utc::now().timestamp_micros(),
         objects: objects.iter().filter(|object| taken.contains(object.key.as_str())).cloned().collect(),
+        extent: path_day(run, objects),
     })
+}
+
+/// The path day of a snapshot's objects; an older one than what is committed changes no row.
+fn path_day(run: &SourceRun<'_>, objects: &[BronzeObject]) -> Option<PathDay> {
+    let name = objects.first().filter(|_| run.plan.job.is_snapshot()).map(order::extent)?;
+    let outdated = run.ledger.newest_extent().is_some_and(|newest| newest.as_str() > name.as_str());
+    Some(PathDay { name, outdated })
 }
 
 /// Invariant 1, by outcomes and once more by the staged files' footers.
@@ -94,21 +103,12 @@ async fn intend(run: &mut SourceRun<'_>, plan: &BatchPlan, staged: &Staged, base
     if run.basis().await?.shapes != based_on.shapes {
         return Ok(None);
     }
-    let source = &run.plan.source;
-    let append = |table: &str, adds: &[deltalake::kernel::Add]| Append {
-        table: table.to_owned(),
-        app_id: source.app_id(),
-        k: based_on.k,
-        adds: adds.iter().map(|add| serde_json::json!(add)).collect(),
-        run: run.run_id().to_owned(),
-        batch: plan.batch.clone(),
-    };
-    let tables = [append(&run.tables.quarantine.name, &staged.quarantine), append(&run.tables.silver.name, &staged.silver)];
     let intent = Intent {
         k: based_on.k,
         claim: plan.batch.clone(),
         run: run.run_id().to_owned(),
-        tables: tables.into_iter().filter(|table| !table.adds.is_empty()).collect(),
+        tables: table_intents(run, plan, staged, based_on.k),
+        extent: plan.extent.as_ref().filter(|_| staged.records.read > staged.records.quarantined).map(|extent| extent.name.clone()),
         records: staged.records,
         job: plan.of.job.fingerprint.clone(),
         contract: plan.of.contract.fingerprint(),
@@ -119,11 +119,40 @@ async fn intend(run: &mut SourceRun<'_>, plan: &BatchPlan, staged: &Staged, base
     }
 }
 
+/// What the batch does to each table, in the order of commits: marks, quarantine, silver.
+fn table_intents(run: &SourceRun<'_>, plan: &BatchPlan, staged: &Staged, k: i64) -> Vec<TableIntent> {
+    let source = &run.plan.source;
+    let intent = |table: &str, adds: &[deltalake::kernel::Add]| TableIntent {
+        table: table.to_owned(),
+        app_id: source.app_id(),
+        k,
+        adds: adds.iter().map(|add| serde_json::json!(add)).collect(),
+        replaces: None,
+        expires: None,
+        run: run.run_id().to_owned(),
+        batch: plan.batch.clone(),
+    };
+    let retention = plan.of.job.upsert().map(|upsert| upsert.tombstone_retention);
+    let marks = run.tables.marks.as_ref().map(|table| TableIntent {
+        expires: retention.map(|retention| Expiry {
+            column: "marked_on".to_owned(),
+            before: order::date_text((plan.ingested_at - retention.as_micros() as i64).div_euclid(MICROS_PER_DAY) as i32),
+        }),
+        ..intent(&table.name, &staged.marks)
+    });
+    let quarantine = intent(&run.tables.quarantine.name, &staged.quarantine);
+    let silver = TableIntent {
+        replaces: staged.replaced.clone().map(|list| Replaced { list, database: Some(source.database.clone()) }),
+        ..intent(&run.tables.silver.name, &staged.silver)
+    };
+    marks.into_iter().chain([quarantine, silver]).filter(TableIntent::changes).collect()
+}
+
 async fn settle(
     run: &mut SourceRun<'_>,
     plan: &BatchPlan,
     staged: Staged,
-    commits: Vec<(Append, Committed)>,
+    commits: Vec<(TableIntent, Committed)>,
 ) -> Result<BatchEnd, RunError> {
     if let Err(error) = run.ledger.drop_lease(&plan.batch).await {
         tracing::warn!(%error, "the lease of a committed batch was left behind");
@@ -143,13 +172,20 @@ async fn settle(
     }
     for (table, committed) in commits {
         if let Committed::At(version) = committed {
-            let rows = if table.table == run.tables.silver.name { staged.records.inserted } else { staged.records.quarantined };
+            let rows = rows_of(&table.adds);
             let files = table.adds.len() as u64;
             report.commits.push(CommitReport { table: table.table, version, batch: plan.batch.clone(), files, rows });
         }
     }
     run.rejects.merge(staged.rejects);
     Ok(BatchEnd::Committed)
+}
+
+/// By the statistics of the files.
+fn rows_of(adds: &[serde_json::Value]) -> u64 {
+    let rows =
+        |add: &serde_json::Value| serde_json::from_str::<serde_json::Value>(add.get("stats")?.as_str()?).ok()?.get("numRecords")?.as_u64();
+    adds.iter().filter_map(rows).sum()
 }
 
 /// Nothing of the batch is committed; its refusals are kept where `quarantine list --stopped` finds them.
@@ -161,15 +197,10 @@ async fn stop(run: &mut SourceRun<'_>, claim: &Claim, staged: Staged, reason: St
             kept.put(name, bytes).await?;
         }
     }
-    discard(run, &staged).await;
+    staged.discard(&run.tables).await;
     run.ledger.release(&claim.id, &run.settings.run_id, "stopped at the gate").await?;
     run.report.outcome = Outcome::Stopped;
     run.report.stopped =
         Some(Stopped { reason, batch: Some(claim.id.clone()), records: staged.records, rejects: reject_counts(&staged.rejects) });
     Ok(BatchEnd::Stopped)
-}
-
-async fn discard(run: &SourceRun<'_>, staged: &Staged) {
-    remove_staged(&run.tables.silver, &staged.silver).await;
-    remove_staged(&run.tables.quarantine, &staged.quarantine).await;
 }

@@ -78,7 +78,7 @@ pub async fn plan(settings: &Settings, entity: &str, country: &str) -> Result<So
         }
     }
     put_in_order(&mut new);
-    report.batches = cut_batches(new, &job.limits)
+    report.batches = cut_batches(new, &job)
         .into_iter()
         .map(|objects| BatchReport {
             objects: objects.len() as u64,
@@ -117,7 +117,7 @@ pub async fn status(settings: &Settings, entity: &str, country: &str) -> Result<
     let (job, _) = load(settings, entity)?;
     let source = job.source(country)?;
     let ledger = Ledger::open(&settings.silver, &source, job.lease.duration).await?;
-    let tables = tables_of(&settings.silver, entity);
+    let tables = tables_of(&settings.silver, &job);
     let mut settled = true;
     if let Some(intent) = ledger.last_intent() {
         for append in &intent.tables {
@@ -167,7 +167,7 @@ pub async fn quarantined(settings: &Settings, entity: &str, filter: &QuarantineF
     let (job, _) = load(settings, entity)?;
     let database = filter.country.as_deref().map(|country| job.source(country)).transpose()?.map(|source| source.database);
     let shape = |frame: DataFrame| narrow(frame, filter, database.as_deref());
-    let table = tables_of(&settings.silver, entity).quarantine;
+    let table = tables_of(&settings.silver, &job).quarantine;
     if !filter.stopped {
         return Ok(if table.exists().await? { table.query(shape).await? } else { Vec::new() });
     }

@@ -14,15 +14,17 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::bronze::{self, Listing, Selection};
+use crate::contract::predicate::PredicateError;
 use crate::contract::{Contract, LoadContractError};
+use crate::domain::time::MICROS_PER_DAY;
 use crate::domain::{BronzeObject, Mistake, Records, Source};
 use crate::engine::local::{Engine, RejectSummary, StageError, Tables};
-use crate::job::{Job, LoadJobError, OnChangedObject};
-use crate::ledger::{Append, Claimed, Intent, Ledger, LedgerError, Standing};
-use crate::plan::{SourcePlan, cut_batches, put_in_order, quarantine_schema};
+use crate::job::{Job, LoadJobError, Mode, OnChangedObject};
+use crate::ledger::{Claimed, Intent, Ledger, LedgerError, Standing, TableIntent};
+use crate::plan::{SourcePlan, cut_batches, marks_partition, marks_schema, order, path_date, put_in_order, quarantine_schema};
 use crate::silver::{Committed, SilverError, Table, TableShape};
 use crate::store::{Store, StoreError};
 
@@ -47,6 +49,10 @@ pub enum RunError {
     Stage(#[from] StageError),
     #[error("batch {batch} does not balance ({records:?}); this is a bug, nothing was committed")]
     Unbalanced { batch: String, records: Records },
+    #[error(transparent)]
+    Condition(#[from] PredicateError),
+    #[error("job {entity} is of mode snapshot: a path day is one batch and is never cut by --shard; run it without")]
+    SnapshotSharded { entity: String },
     #[error("this build has no Spark engine; run with --engine local")]
     NoSparkEngine,
     #[error("{of}: run {run} has a batch in hand; with a retention below 7 days its files could be taken for orphans")]
@@ -66,7 +72,12 @@ impl RunError {
         };
         let by_store = |error: &StoreError| if error.is_users() { 2 } else { 5 };
         match self {
-            Self::Job(_) | Self::Contract(_) | Self::Mistake(_) | Self::NoSparkEngine => 2,
+            Self::Job(_)
+            | Self::Contract(_)
+            | Self::Mistake(_)
+            | Self::Condition(_)
+            | Self::SnapshotSharded { .. }
+            | Self::NoSparkEngine => 2,
             Self::Store(error) => by_store(error),
             Self::Silver(error) => by_silver(error),
             Self::Ledger(LedgerError::Store(error)) => by_store(error),
@@ -76,7 +87,7 @@ impl RunError {
             Self::Stage(error) => match error {
                 StageError::Store(error) => by_store(error),
                 StageError::Silver(error) => by_silver(error),
-                StageError::Frame { .. } => 5,
+                StageError::Frame { .. } | StageError::Spool(_) => 5,
                 StageError::Enrich(_) | StageError::Coverage { .. } | StageError::Task { .. } => 70,
             },
             Self::Unbalanced { .. } => 70,
@@ -168,8 +179,13 @@ pub fn stopped_folder(silver: &Store, source: &Source) -> Store {
     silver.folder(&format!("_etl/stopped/{}/{}", source.entity, source.database))
 }
 
-pub fn tables_of(silver: &Store, entity: &str) -> Tables {
-    Tables { silver: Table::at(silver, entity), quarantine: Table::at(silver, &format!("{entity}_quarantine")) }
+pub fn tables_of(silver: &Store, job: &Job) -> Tables {
+    let entity = &job.entity;
+    Tables {
+        silver: Table::at(silver, entity),
+        quarantine: Table::at(silver, &format!("{entity}_quarantine")),
+        marks: job.upsert().map(|_| Table::at(silver, &format!("_etl/tombstones/{entity}"))),
+    }
 }
 
 /// One source on its way through a run.
@@ -187,17 +203,20 @@ pub struct SourceRun<'s> {
 /// What a batch is staged on: the next intent's number and the tables' shapes.
 pub struct Basis {
     pub k: i64,
-    pub shapes: [String; 2],
+    pub shapes: Vec<String>,
 }
 
 async fn run_source(settings: &Settings, request: &Request, report: &mut JobReport, observer: &dyn Observer) -> Result<(), RunError> {
     let (job, contract) = load(settings, &request.entity)?;
     let source = job.source(&request.country)?;
+    if job.is_snapshot() && settings.selection.shard.is_some() {
+        return Err(RunError::SnapshotSharded { entity: job.entity.clone() });
+    }
     settings.engine.bronze.require()?;
     settings.silver.ensure()?;
-    let tables = tables_of(&settings.silver, &request.entity);
+    let tables = tables_of(&settings.silver, &job);
     let ledger = Ledger::open(&settings.silver, &source, job.lease.duration).await?;
-    let plan = SourcePlan::new(source, job, contract);
+    let plan = SourcePlan::new(source, job, contract)?;
     let mut run = SourceRun { settings, plan, ledger, tables, rejects: RejectSummary::default(), report: report.clone(), settled: 0 };
     run.ensure_tables().await?;
     let ended = run.all_batches(request, observer).await;
@@ -227,6 +246,16 @@ impl SourceRun<'_> {
             contract_version: None,
             description: Some(format!("Records that the contract of {} refused, with their exact bytes.", job.entity)),
         };
+        if let Some(marks) = &tables.marks {
+            let shape = TableShape {
+                schema: marks_schema(columns),
+                partition_by: marks_partition(),
+                comments: BTreeMap::new(),
+                contract_version: None,
+                description: Some(format!("Deletes of {} and records that changed nothing, against records that come late.", job.entity)),
+            };
+            marks.ensure(&shape).await?;
+        }
         tables.quarantine.ensure(&quarantine).await?;
         tables.silver.ensure(&silver).await?;
         Ok(())
@@ -241,7 +270,7 @@ impl SourceRun<'_> {
         let listing = bronze::list(&self.settings.engine.bronze, &self.plan.source, &self.settings.selection).await?;
         let Some(new) = self.take_stock(listing) else { return Ok(()) };
         observer.begin(request, new.iter().map(|object| object.size).sum());
-        for objects in cut_batches(new, &self.plan.job.limits) {
+        for objects in cut_batches(new, &self.plan.job) {
             if self.settings.terminate.load(Ordering::Relaxed) {
                 self.report.outcome = Outcome::Terminated;
                 self.report.exit = 143;
@@ -284,35 +313,50 @@ impl SourceRun<'_> {
         Ok(())
     }
 
-    pub async fn commit(&mut self, intent: &Intent) -> Result<Vec<(Append, Committed)>, RunError> {
+    pub async fn commit(&mut self, intent: &Intent) -> Result<Vec<(TableIntent, Committed)>, RunError> {
         let mut commits = Vec::with_capacity(intent.tables.len());
-        for append in &intent.tables {
-            let table = self.tables.named(&append.table).unwrap_or_else(|| Table::at(&self.settings.silver, &append.table));
-            let committed = table.commit(append, self.plan.job.lease.commit_deadline).await?;
-            commits.push((append.clone(), committed));
+        let job = &self.plan.job;
+        for part in &intent.tables {
+            let table = self.tables.named(&part.table).unwrap_or_else(|| Table::at(&self.settings.silver, &part.table));
+            let committed = table.commit(part, &job.table, job.lease.commit_deadline).await?;
+            commits.push((part.clone(), committed));
         }
         self.settled = intent.k;
+        for replaced in intent.tables.iter().filter_map(|part| part.replaces.as_ref()) {
+            if let Err(error) = self.tables.silver.staging().delete(&replaced.list).await {
+                tracing::warn!(list = replaced.list, %error, "a list of a committed intent was left behind; vacuum removes it");
+            }
+        }
         Ok(commits)
     }
 
     pub async fn basis(&self) -> Result<Basis, RunError> {
-        let shapes = [self.tables.quarantine.fingerprint().await?, self.tables.silver.fingerprint().await?];
+        let mut shapes = Vec::new();
+        for table in [&self.tables.quarantine, &self.tables.silver].into_iter().chain(&self.tables.marks) {
+            shapes.push(table.fingerprint().await?);
+        }
         Ok(Basis { k: self.ledger.next_intent(), shapes })
     }
 
     /// Compares the listing with the ledger: the objects to read, in order; `None` where the job says to stop.
     fn take_stock(&mut self, listing: Listing) -> Option<Vec<BronzeObject>> {
         let held = self.ledger.held();
+        let is_snapshot = self.plan.job.is_snapshot();
         let files = &mut self.report.files;
         files.skipped = listing.skipped();
         files.listed = listing.objects.len() as u64 + files.skipped;
-        let mut new = Vec::new();
+        let (mut new, mut known) = (Vec::new(), Vec::new());
         let mut changed = None;
         let mut held_elsewhere = 0;
         for object in listing.objects {
             match self.ledger.standing(&object, &held) {
                 Standing::New => new.push(object),
-                Standing::Known => files.known += 1,
+                Standing::Known => {
+                    files.known += 1;
+                    if is_snapshot {
+                        known.push(object);
+                    }
+                }
                 Standing::Held { .. } => held_elsewhere += 1,
                 Standing::Changed => match self.plan.job.on_changed_object {
                     OnChangedObject::Reread => new.push(object),
@@ -331,8 +375,36 @@ impl SourceRun<'_> {
             self.report.stopped = Some(Stopped { reason, batch: None, records: Records::default(), rejects: Vec::new() });
             return None;
         }
+        if let Mode::Snapshot { settle_after } = self.plan.job.mode {
+            new = self.whole_days(new, known, settle_after);
+        }
         put_in_order(&mut new);
         Some(new)
+    }
+
+    /// Snapshots are read by whole path days, and only when a day is over: objects of a day that is not are left for later, and a
+    /// day that is the table's content already and got another object is read again with all of its objects.
+    fn whole_days(&mut self, new: Vec<BronzeObject>, known: Vec<BronzeObject>, settle_after: Duration) -> Vec<BronzeObject> {
+        let files = &mut self.report.files;
+        let settled_at = |object: &BronzeObject| path_date(&object.path).map(|day| (i64::from(day) + 1) * MICROS_PER_DAY);
+        let bound = chrono::Utc::now().timestamp_micros() - settle_after.as_micros() as i64;
+        let (mut settled, unsettled): (Vec<_>, Vec<_>) =
+            new.into_iter().partition(|object| settled_at(object).is_none_or(|at| at <= bound));
+        let waiting = unsettled.len() as u64;
+        if waiting > 0 {
+            self.report.skipped.insert("day_not_settled", waiting);
+            files.skipped += waiting;
+            files.new -= waiting;
+        }
+        let current = self.ledger.newest_extent();
+        let is_current = |object: &BronzeObject| current.is_some_and(|current| *current == order::extent(object));
+        if settled.iter().any(is_current) {
+            let again: Vec<BronzeObject> = known.into_iter().filter(is_current).collect();
+            files.known -= again.len() as u64;
+            files.new += again.len() as u64;
+            settled.extend(again);
+        }
+        settled
     }
 
     /// Objects that were new when listed and that other runs took since.

@@ -1,4 +1,4 @@
-//! Appending files exactly once.
+//! Committing an intent exactly once.
 //!
 //! delta-rs never compares the versions of a `txn`, and a commit can land although its writer sees an error. So each turn of the
 //! loop takes the newest snapshot, asks it whether the intent is already there, checks that the table can still be written
@@ -11,9 +11,11 @@ use std::time::{Duration, Instant};
 use delta_kernel::snapshot::SnapshotRef;
 use serde_json::json;
 
+use super::replace::{Exchange, exchange};
 use super::table::{check_writable, engine_info};
 use super::{SilverError, Table};
-use crate::ledger::Append;
+use crate::job;
+use crate::ledger::TableIntent;
 
 /// Commits in a row after which the log is folded into a checkpoint.
 const CHECKPOINT_EVERY: u64 = 50;
@@ -44,25 +46,36 @@ impl Table {
         Ok(version.unwrap_or(0))
     }
 
-    pub async fn commit(&self, append: &Append, deadline: Duration) -> Result<Committed, SilverError> {
+    /// `settings` say how files are written that lose rows.
+    pub async fn commit(&self, intent: &TableIntent, settings: &job::Table, deadline: Duration) -> Result<Committed, SilverError> {
         let started = Instant::now();
         let mut backoff = FIRST_BACKOFF;
         let mut unanswered = false;
+        let mut exchanged: Option<Exchange> = None;
         loop {
-            let app_id = append.app_id.clone();
-            let (now, done) = self
-                .blocking(move |table| {
-                    let now = table.load()?;
-                    let done = table.intent_in(&now, &app_id)?;
-                    Ok((now, done))
-                })
-                .await?;
-            if done >= append.k {
-                return Ok(if unanswered { Committed::At(now.version()) } else { Committed::Before });
+            let (now, done) = self.now(&intent.app_id).await?;
+            if done >= intent.k {
+                return Ok(self.found_done(exchanged, &now, unanswered).await);
             }
             check_writable(&self.name, &now)?;
+            if intent.replaces.is_some() || intent.expires.is_some() {
+                let (version, files) = self.versioned_files(|_| true).await?;
+                if version != now.version() {
+                    continue;
+                }
+                exchanged = Some(match exchanged.take() {
+                    Some(exchange) if exchange.fits(&files) => exchange,
+                    outdated => {
+                        // After an unanswered put its files may be named by a commit.
+                        if let Some(outdated) = outdated.filter(|_| !unanswered) {
+                            outdated.discard(self).await;
+                        }
+                        Box::pin(exchange(self, intent, &now, &files, settings)).await?
+                    }
+                });
+            }
             let version = now.version() + 1;
-            let put = match self.put_version(version, &actions(append)).await {
+            let put = match self.put_version(version, &actions(intent, exchanged.as_ref())).await {
                 Ok(put) => put,
                 // Perhaps it landed: the next snapshot tells.
                 Err(error) if unanswered => return Err(error),
@@ -72,11 +85,7 @@ impl Table {
                 }
             };
             if put {
-                if version % CHECKPOINT_EVERY == 0
-                    && let Err(error) = self.checkpoint().await
-                {
-                    tracing::warn!(table = %self.name, %error, "no checkpoint; the next one is tried in {CHECKPOINT_EVERY} commits");
-                }
+                self.checkpoint_if_due(version).await;
                 return Ok(Committed::At(version));
             }
             if started.elapsed() > deadline {
@@ -84,6 +93,35 @@ impl Table {
             }
             tokio::time::sleep(backoff.mul_f64(jitter())).await;
             backoff = (backoff * 2).min(LAST_BACKOFF);
+        }
+    }
+
+    /// The newest snapshot and the newest intent that it has.
+    async fn now(&self, app_id: &str) -> Result<(SnapshotRef, i64), SilverError> {
+        let app_id = app_id.to_owned();
+        self.blocking(move |table| {
+            let now = table.load()?;
+            let done = table.intent_in(&now, &app_id)?;
+            Ok((now, done))
+        })
+        .await
+    }
+
+    async fn found_done(&self, exchanged: Option<Exchange>, now: &SnapshotRef, unanswered: bool) -> Committed {
+        if unanswered {
+            return Committed::At(now.version());
+        }
+        if let Some(exchange) = exchanged {
+            exchange.discard(self).await;
+        }
+        Committed::Before
+    }
+
+    async fn checkpoint_if_due(&self, version: u64) {
+        if version.is_multiple_of(CHECKPOINT_EVERY)
+            && let Err(error) = self.checkpoint().await
+        {
+            tracing::warn!(table = %self.name, %error, "no checkpoint; the next one is tried in {CHECKPOINT_EVERY} commits");
         }
     }
 }
@@ -94,23 +132,27 @@ fn jitter() -> f64 {
     0.5 + f64::from(random) / f64::from(u32::MAX) / 2.0
 }
 
-fn actions(append: &Append) -> Vec<serde_json::Value> {
+fn actions(intent: &TableIntent, exchange: Option<&Exchange>) -> Vec<serde_json::Value> {
     let now = chrono::Utc::now().timestamp_millis();
-    let files = append.adds.len();
+    let files = intent.adds.len();
+    let exchanged: Vec<serde_json::Value> = exchange.into_iter().flat_map(Exchange::actions).collect();
+    let (operation, parameters) =
+        if exchanged.is_empty() { ("WRITE", json!({"mode": "Append"})) } else { ("MERGE", json!({"source": intent.batch})) };
     let mut actions = vec![
         json!({"commitInfo": {
             "timestamp": now,
-            "operation": "WRITE",
-            "operationParameters": {"mode": "Append"},
+            "operation": operation,
+            "operationParameters": parameters,
             "isBlindAppend": false,
             "engineInfo": engine_info(),
             "operationMetrics": {"numFiles": files.to_string()},
-            "etlRun": append.run,
-            "etlBatch": append.batch,
-            "etlIntent": append.k,
+            "etlRun": intent.run,
+            "etlBatch": intent.batch,
+            "etlIntent": intent.k,
         }}),
-        json!({"txn": {"appId": append.app_id, "version": append.k, "lastUpdated": now}}),
+        json!({"txn": {"appId": intent.app_id, "version": intent.k, "lastUpdated": now}}),
     ];
-    actions.extend(append.adds.iter().map(|add| json!({"add": add})));
+    actions.extend(exchanged);
+    actions.extend(intent.adds.iter().map(|add| json!({"add": add})));
     actions
 }

@@ -1,19 +1,31 @@
 //! A data file in an object store, as the Parquet reader wants it.
 
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
+use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, new_null_array};
+use arrow::compute::cast;
+use arrow::datatypes::{Fields, Schema};
+use arrow::error::ArrowError;
+use arrow::row::{RowConverter, SortField};
 use bytes::Bytes;
-use futures::FutureExt;
 use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use futures::{FutureExt, StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
-use parquet::arrow::arrow_reader::ArrowReaderOptions;
-use parquet::arrow::async_reader::AsyncFileReader;
-use parquet::errors::{ParquetError, Result};
+use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, RowSelection, RowSelector};
+use parquet::arrow::async_reader::{AsyncFileReader, ParquetRecordBatchStreamBuilder};
+use parquet::errors::ParquetError;
 use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
+use xxhash_rust::xxh3::xxh3_128;
 
-use super::LiveFile;
+use super::{LiveFile, SilverError, Table};
+
+/// Rows decoded at a time.
+const READ_ROWS: usize = 16 * 1024;
 
 pub struct StoredFile {
     store: Arc<dyn ObjectStore>,
@@ -29,15 +41,122 @@ impl StoredFile {
 }
 
 impl AsyncFileReader for StoredFile {
-    fn get_bytes(&mut self, range: Range<u64>) -> BoxFuture<'_, Result<Bytes>> {
+    fn get_bytes(&mut self, range: Range<u64>) -> BoxFuture<'_, Result<Bytes, ParquetError>> {
         async move { self.store.get_range(&self.path, range).await.map_err(|error| ParquetError::External(Box::new(error))) }.boxed()
     }
 
-    fn get_metadata<'a>(&'a mut self, _: Option<&'a ArrowReaderOptions>) -> BoxFuture<'a, Result<Arc<ParquetMetaData>>> {
+    fn get_metadata<'a>(&'a mut self, _: Option<&'a ArrowReaderOptions>) -> BoxFuture<'a, Result<Arc<ParquetMetaData>, ParquetError>> {
         async move {
             let size = self.size;
             Ok(Arc::new(ParquetMetaDataReader::new().load_and_finish(self, size).await?))
         }
         .boxed()
     }
+}
+
+/// One live file, its footer read.
+#[derive(Clone)]
+pub struct DataFile {
+    table: Table,
+    pub live: LiveFile,
+    footer: ArrowReaderMetadata,
+}
+
+impl DataFile {
+    pub async fn open(table: &Table, live: &LiveFile) -> Result<Self, SilverError> {
+        let mut reader = StoredFile::new(table.store.here(), live);
+        let footer = ArrowReaderMetadata::load_async(&mut reader, ArrowReaderOptions::new()).await;
+        let footer = footer.map_err(|source| SilverError::Parquet { table: table.name.clone(), source })?;
+        Ok(Self { table: table.clone(), live: live.clone(), footer })
+    }
+
+    pub fn has(&self, column: &str) -> bool {
+        self.footer.schema().column_with_name(column).is_some()
+    }
+
+    pub fn rows(&self) -> u64 {
+        self.footer.metadata().file_metadata().num_rows().max(0) as u64
+    }
+
+    /// The rows' `fields`, or those of the selected rows; a column that the file does not have is null.
+    pub fn read(
+        &self,
+        fields: &Fields,
+        selection: Option<RowSelection>,
+    ) -> Result<BoxStream<'static, Result<RecordBatch, SilverError>>, SilverError> {
+        let table = self.table.name.clone();
+        let parquet = move |source| SilverError::Parquet { table: table.clone(), source };
+        let reader = StoredFile::new(self.table.store.here(), &self.live);
+        let builder = ParquetRecordBatchStreamBuilder::new_with_metadata(reader, self.footer.clone());
+        let in_file = self.footer.schema().fields().iter().enumerate();
+        let roots = in_file.filter(|(_, field)| fields.find(field.name()).is_some()).map(|(root, _)| root);
+        let mask = ProjectionMask::roots(builder.parquet_schema(), roots.collect::<Vec<_>>());
+        let builder = builder.with_projection(mask).with_batch_size(READ_ROWS);
+        let builder = match selection {
+            Some(selection) => builder.with_row_selection(selection),
+            None => builder,
+        };
+        let batches = builder.build().map_err(parquet.clone())?;
+        let (fields, table) = (fields.clone(), self.table.name.clone());
+        let conformed = batches.map_err(parquet).and_then(move |batch| {
+            let conformed = conform(&batch, &fields).map_err(|source| SilverError::Arrow { table: table.clone(), source });
+            futures::future::ready(conformed)
+        });
+        Ok(conformed.boxed())
+    }
+
+    /// The positions at which the file has one of the wanted keys, in order, with what the key maps to.
+    pub async fn find(&self, key: &Fields, wanted: &HashMap<u128, u32>) -> Result<Vec<(u32, u32)>, SilverError> {
+        let mut found = Vec::new();
+        let mut row = 0;
+        let mut batches = self.read(key, None)?;
+        while let Some(batch) = batches.try_next().await? {
+            let hashes = row_hashes(batch.columns()).map_err(|source| SilverError::Arrow { table: self.table.name.clone(), source })?;
+            for hash in hashes {
+                found.extend(wanted.get(&hash).map(|index| (row, *index)));
+                row += 1;
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// The rows of what [`DataFile::find`] found.
+pub fn rows_of(found: &[(u32, u32)]) -> Vec<u32> {
+    found.iter().map(|(row, _)| *row).collect()
+}
+
+/// Exactly the rows at these ascending positions.
+pub fn select(rows: &[u32]) -> RowSelection {
+    let mut selectors = Vec::with_capacity(rows.len() * 2);
+    let mut next = 0;
+    for row in rows.iter().copied() {
+        if row > next {
+            selectors.push(RowSelector::skip((row - next) as usize));
+        }
+        selectors.push(RowSelector::select(1));
+        next = row + 1;
+    }
+    selectors.into()
+}
+
+/// A batch as read from a file that may lack newer columns, or spell types as another writer does → `fields`.
+fn conform(batch: &RecordBatch, fields: &Fields) -> Result<RecordBatch, ArrowError> {
+    let arrays = fields
+        .iter()
+        .map(|field| match batch.column_by_name(field.name()) {
+            Some(array) if array.data_type() == field.data_type() => Ok(array.clone()),
+            Some(array) => cast(array, field.data_type()),
+            None => Ok(new_null_array(field.data_type(), batch.num_rows())),
+        })
+        .collect::<Result<Vec<_>, _>>()?;
+    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    RecordBatch::try_new_with_options(Arc::new(Schema::new(fields.clone())), arrays, &options)
+}
+
+/// 128-bit hashes of rows. They live only within a run: nothing stored depends on how Arrow encodes rows.
+pub fn row_hashes(columns: &[ArrayRef]) -> Result<Vec<u128>, ArrowError> {
+    let converter = RowConverter::new(columns.iter().map(|array| SortField::new(array.data_type().clone())).collect())?;
+    let encoded = converter.convert_columns(columns)?;
+    Ok(encoded.iter().map(|row| xxh3_128(row.as_ref())).collect())
 }

@@ -5,22 +5,17 @@
 //! their key columns are read once per batch, and only rows whose key is met again are read whole, to tell an equal record from
 //! a conflicting one.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, new_null_array};
-use arrow::compute::cast;
-use arrow::datatypes::{DataType, Date32Type, Field, SchemaRef};
-use arrow::row::{RowConverter, SortField};
+use arrow::array::{AsArray, RecordBatch};
+use arrow::datatypes::{Date32Type, Fields};
 use futures::TryStreamExt;
-use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, RowSelection, RowSelector};
-use parquet::arrow::async_reader::ParquetRecordBatchStreamBuilder;
-use xxhash_rust::xxh3::xxh3_128;
 
-use super::file::StoredFile;
+use super::file::{DataFile, row_hashes, select};
 use super::{LiveFile, SilverError, Table};
 use crate::plan::SilverColumns;
+use crate::plan::order::date_text;
 
 /// Hashes of the rows of one batch, by position.
 #[derive(Debug, Clone, Default)]
@@ -36,10 +31,7 @@ impl RowHashes {
 }
 
 fn hashes(rows: &RecordBatch, positions: &[usize]) -> Result<Vec<u128>, arrow::error::ArrowError> {
-    let arrays: Vec<ArrayRef> = positions.iter().map(|at| rows.column(*at).clone()).collect();
-    let converter = RowConverter::new(arrays.iter().map(|array| SortField::new(array.data_type().clone())).collect())?;
-    let encoded = converter.convert_columns(&arrays)?;
-    Ok(encoded.iter().map(|row| xxh3_128(row.as_ref())).collect())
+    row_hashes(&positions.iter().map(|at| rows.column(*at).clone()).collect::<Vec<_>>())
 }
 
 /// What the table holds under a key, and the rows at hand hashed over the same columns.
@@ -73,8 +65,8 @@ pub struct TableKeys {
 
 struct KeyFile {
     live: LiveFile,
-    /// Its footer, once its keys are in `known`.
-    footer: Option<ArrowReaderMetadata>,
+    /// Set once its keys are in `known`.
+    read: Option<DataFile>,
 }
 
 impl TableKeys {
@@ -85,7 +77,7 @@ impl TableKeys {
         Ok(Self {
             table: table.clone(),
             columns,
-            files: files.into_iter().map(|live| KeyFile { live, footer: None }).collect(),
+            files: files.into_iter().map(|live| KeyFile { live, read: None }).collect(),
             known: HashMap::new(),
         })
     }
@@ -95,9 +87,9 @@ impl TableKeys {
         if self.files.is_empty() || rows.num_rows() == 0 {
             return Ok(HashMap::new());
         }
-        let ranges = self.ranges(rows);
+        let ranges = [KeyRanges::of(rows, &self.columns)];
         for at in 0..self.files.len() {
-            if self.files[at].footer.is_none() && may_hold(&self.files[at].live, &ranges) {
+            if self.files[at].read.is_none() && may_hold(&self.files[at].live, &ranges) {
                 self.load(at).await?;
             }
         }
@@ -116,86 +108,25 @@ impl TableKeys {
         Ok(found)
     }
 
-    fn ranges(&self, rows: &RecordBatch) -> Vec<KeyRange> {
-        let schema = rows.schema();
-        let mut ranges: Vec<KeyRange> = self
-            .columns
-            .key
-            .iter()
-            .filter_map(|at| {
-                let (name, array) = (schema.field(*at).name().clone(), rows.column(*at));
-                match array.data_type() {
-                    DataType::Utf8 => {
-                        let texts = array.as_string::<i32>();
-                        let (min, max) = (texts.iter().flatten().min()?, texts.iter().flatten().max()?);
-                        Some(KeyRange::Text { name, min: min.to_owned(), max: max.to_owned() })
-                    }
-                    _ => None,
-                }
-            })
-            .collect();
-        if self.columns.date_follows_from_key()
-            && let Some(dates) = rows.column_by_name("event_date").and_then(|dates| dates.as_primitive_opt::<Date32Type>())
-        {
-            let mut days: Vec<String> = dates.iter().flatten().map(date_text).collect();
-            days.sort_unstable();
-            days.dedup();
-            ranges.push(KeyRange::Dates(days));
+    async fn open_file(&self, at: usize) -> Result<DataFile, SilverError> {
+        match &self.files[at].read {
+            Some(file) => Ok(file.clone()),
+            None => DataFile::open(&self.table, &self.files[at].live).await,
         }
-        ranges
-    }
-
-    async fn footer(&self, at: usize) -> Result<ArrowReaderMetadata, SilverError> {
-        if let Some(footer) = &self.files[at].footer {
-            return Ok(footer.clone());
-        }
-        let mut reader = StoredFile::new(self.table.store.here(), &self.files[at].live);
-        let footer = ArrowReaderMetadata::load_async(&mut reader, ArrowReaderOptions::new()).await;
-        footer.map_err(|source| SilverError::Parquet { table: self.table.name.clone(), source })
-    }
-
-    async fn stream(
-        &self,
-        at: usize,
-        footer: ArrowReaderMetadata,
-        positions: &[usize],
-        selection: Option<RowSelection>,
-    ) -> Result<Vec<RecordBatch>, SilverError> {
-        let failed = |source| SilverError::Parquet { table: self.table.name.clone(), source };
-        let reader = StoredFile::new(self.table.store.here(), &self.files[at].live);
-        let file_schema = footer.schema().clone();
-        let builder = ParquetRecordBatchStreamBuilder::new_with_metadata(reader, footer);
-        let names: Vec<&str> = positions.iter().map(|at| self.columns.schema.field(*at).name().as_str()).collect();
-        let roots =
-            file_schema.fields().iter().enumerate().filter(|(_, field)| names.contains(&field.name().as_str())).map(|(root, _)| root);
-        let mask = ProjectionMask::roots(builder.parquet_schema(), roots.collect::<Vec<_>>());
-        let builder = builder.with_projection(mask).with_batch_size(16 * 1024);
-        let builder = match selection {
-            Some(selection) => builder.with_row_selection(selection),
-            None => builder,
-        };
-        let batches: Vec<RecordBatch> = builder.build().map_err(failed)?.try_collect().await.map_err(failed)?;
-        batches
-            .iter()
-            .map(|batch| conform(batch, positions, &self.columns.schema))
-            .collect::<Result<_, _>>()
-            .map_err(|source| SilverError::Arrow { table: self.table.name.clone(), source })
     }
 
     async fn load(&mut self, at: usize) -> Result<(), SilverError> {
-        let positions = self.columns.key.clone();
-        let footer = self.footer(at).await?;
-        let batches = self.stream(at, footer.clone(), &positions, None).await?;
-        let all: Vec<usize> = (0..positions.len()).collect();
+        let file = self.open_file(at).await?;
+        let mut batches = file.read(&self.columns.key_fields(), None)?;
         let mut row = 0;
-        for batch in batches {
-            let keys = hashes(&batch, &all).map_err(|source| SilverError::Arrow { table: self.table.name.clone(), source })?;
+        while let Some(batch) = batches.try_next().await? {
+            let keys = row_hashes(batch.columns()).map_err(|source| SilverError::Arrow { table: self.table.name.clone(), source })?;
             for key in keys {
                 self.known.insert(key, Place { file: at as u32, row });
                 row += 1;
             }
         }
-        self.files[at].footer = Some(footer);
+        self.files[at].read = Some(file);
         Ok(())
     }
 
@@ -207,68 +138,68 @@ impl TableKeys {
         rows: &RecordBatch,
         hashes: &RowHashes,
     ) -> Result<Vec<(u128, Held)>, SilverError> {
-        let mut selectors = Vec::with_capacity(places.len() * 2);
-        let mut next = 0;
-        for (row, _) in places {
-            selectors.push(RowSelector::skip((*row - next) as usize));
-            selectors.push(RowSelector::select(1));
-            next = row + 1;
-        }
         let failed = |source| SilverError::Arrow { table: self.table.name.clone(), source };
-        let footer = self.footer(file).await?;
-        let (in_file, schema) = (footer.schema().clone(), &self.columns.schema);
-        let has = |at: &usize| in_file.column_with_name(schema.field(*at).name()).is_some();
-        let positions: Vec<usize> = self.columns.properties.iter().copied().filter(has).collect();
+        let file = self.open_file(file).await?;
+        let schema = &self.columns.schema;
+        let positions: Vec<usize> = self.columns.properties.iter().copied().filter(|at| file.has(schema.field(*at).name())).collect();
         let ours: Arc<[u128]> = if positions.len() == self.columns.properties.len() {
             hashes.contents.as_slice().into()
         } else {
             self::hashes(rows, &positions).map_err(failed)?.into()
         };
-        let all: Vec<usize> = (0..positions.len()).collect();
+        let fields: Fields = positions.iter().map(|at| schema.fields()[*at].clone()).collect();
         let mut contents = Vec::with_capacity(places.len());
-        for batch in self.stream(file, footer, &positions, Some(selectors.into())).await? {
-            contents.extend(self::hashes(&batch, &all).map_err(failed)?);
+        let rows: Vec<u32> = places.iter().map(|(row, _)| *row).collect();
+        let mut batches = file.read(&fields, Some(select(&rows)))?;
+        while let Some(batch) = batches.try_next().await? {
+            contents.extend(row_hashes(batch.columns()).map_err(failed)?);
         }
         Ok(places.iter().zip(contents).map(|((_, key), content)| (*key, Held { content, ours: ours.clone() })).collect())
     }
 }
 
-/// The columns at `positions` of `schema`, as read from a file that may lack the newer ones.
-fn conform(batch: &RecordBatch, positions: &[usize], schema: &SchemaRef) -> Result<RecordBatch, arrow::error::ArrowError> {
-    let fields: Vec<Arc<Field>> = positions.iter().map(|at| schema.fields()[*at].clone()).collect();
-    let arrays = fields
-        .iter()
-        .map(|field| match batch.column_by_name(field.name()) {
-            Some(array) if array.data_type() == field.data_type() => Ok(array.clone()),
-            Some(array) => cast(array, field.data_type()),
-            None => Ok(new_null_array(field.data_type(), batch.num_rows())),
-        })
-        .collect::<Result<Vec<_>, _>>()?;
-    RecordBatch::try_new(Arc::new(arrow::datatypes::Schema::new(fields)), arrays)
+/// Between which bounds the keys of some rows lie.
+#[derive(Debug, Clone)]
+pub struct KeyRanges {
+    /// Smallest and largest value of each text column of the key.
+    texts: Vec<(String, String, String)>,
+    /// Event dates, where they follow from the key.
+    days: Option<BTreeSet<String>>,
 }
 
-enum KeyRange {
-    Text { name: String, min: String, max: String },
-    Dates(Vec<String>),
+impl KeyRanges {
+    /// Of the rows' columns with these names.
+    pub fn of_columns<'n>(rows: &RecordBatch, names: impl Iterator<Item = &'n str>) -> Self {
+        let texts = names.filter_map(|name| {
+            let values = rows.column_by_name(name)?.as_string_opt::<i32>()?;
+            let (min, max) = (values.iter().flatten().min()?, values.iter().flatten().max()?);
+            Some((name.to_owned(), min.to_owned(), max.to_owned()))
+        });
+        Self { texts: texts.collect(), days: None }
+    }
+
+    pub fn of(rows: &RecordBatch, columns: &SilverColumns) -> Self {
+        let dates = || rows.column_by_name("event_date")?.as_primitive_opt::<Date32Type>();
+        let days = if columns.date_follows_from_key() { dates() } else { None };
+        let names = columns.key.iter().map(|at| columns.schema.field(*at).name().as_str());
+        Self { days: days.map(|days| days.iter().flatten().map(date_text).collect()), ..Self::of_columns(rows, names) }
+    }
 }
 
-/// Whether the statistics leave room for a key of the rows at hand; statistics that are not there rule nothing out.
-fn may_hold(file: &LiveFile, ranges: &[KeyRange]) -> bool {
-    let bound = |side: &str, name: &str| file.stats.as_ref()?.get(side)?.get(name)?.as_str().map(str::to_owned);
-    ranges.iter().all(|range| match range {
-        KeyRange::Text { name, min, max } => {
-            let below = bound("maxValues", name).is_some_and(|file_max| file_max < *min);
-            let above = bound("minValues", name).is_some_and(|file_min| file_min > *max);
+/// Whether a file's statistics leave room for a key within one of the ranges; statistics that are not there rule nothing out.
+pub fn may_hold(file: &LiveFile, ranges: &[KeyRanges]) -> bool {
+    let bound = |side: &str, name: &str| file.stats.as_ref()?.get(side)?.get(name)?.as_str();
+    let day = file.partition_values.get("event_date").and_then(Option::as_deref);
+    ranges.iter().any(|range| {
+        let by_text = range.texts.iter().all(|(name, min, max)| {
+            let below = bound("maxValues", name).is_some_and(|file_max| file_max < min.as_str());
+            let above = bound("minValues", name).is_some_and(|file_min| file_min > max.as_str());
             !below && !above
-        }
-        KeyRange::Dates(days) => match file.partition_values.get("event_date") {
-            Some(Some(day)) => days.contains(day),
+        });
+        let by_day = match (&range.days, day) {
+            (Some(days), Some(day)) => days.contains(day),
             _ => true,
-        },
+        };
+        by_text && by_day
     })
-}
-
-fn date_text(days: i32) -> String {
-    let (year, month, day) = crate::domain::time::civil_from_days(days.into());
-    format!("{year:04}-{month:02}-{day:02}")
 }

@@ -8,7 +8,9 @@ mod commit;
 mod file;
 pub mod keys;
 mod query;
+pub mod replace;
 mod table;
+pub mod upsert;
 mod vacuum;
 pub mod write;
 
@@ -44,6 +46,10 @@ pub enum SilverError {
     Contended { table: String, seconds: u64 },
     #[error("table {table}: {source}")]
     Query { table: String, source: Box<datafusion::error::DataFusionError> },
+    #[error("table {table}: of the {before} rows of {file} {kept} were kept and {taken} taken out; this is a bug, nothing was committed")]
+    RowsLost { table: String, file: String, before: u64, kept: u64, taken: usize },
+    #[error("table {table}: the staged list {path} that an intent names is gone; restore it, for the intent cannot be finished without")]
+    StagedListMissing { table: String, path: String },
     #[error("a task of table {table} ended early: {message}")]
     Task { table: String, message: String },
 }

@@ -46,9 +46,12 @@ pub struct LiveFile {
 pub struct Table {
     pub name: String,
     pub(super) store: Store,
+    silver: Store,
     pub(super) log: LogStoreRef,
     /// The newest snapshot seen; the next one reads only what came after it.
     seen: Arc<Mutex<Option<SnapshotRef>>>,
+    /// The files of the newest version that was asked for them; updated from the commits that follow it.
+    files: Arc<tokio::sync::Mutex<Option<DeltaTable>>>,
 }
 
 impl std::fmt::Debug for Table {
@@ -62,11 +65,16 @@ impl Table {
     pub fn at(silver: &Store, name: &str) -> Self {
         let store = silver.folder(name);
         let log = default_logstore(store.here(), store.root(), store.url(), &StorageConfig::default());
-        Self { name: name.to_owned(), store, log, seen: Arc::default() }
+        Self { name: name.to_owned(), store, silver: silver.clone(), log, seen: Arc::default(), files: Arc::default() }
     }
 
     pub fn store(&self) -> &Store {
         &self.store
+    }
+
+    /// Where lists lie that intents name beside data files.
+    pub fn staging(&self) -> Store {
+        self.silver.folder("_etl/staging")
     }
 
     pub(super) fn kernel(&self, source: delta_kernel::Error) -> SilverError {
@@ -249,16 +257,35 @@ impl Table {
 
     /// The data files of the newest snapshot that `keep` takes.
     pub async fn live_files(&self, keep: impl Fn(&LiveFile) -> bool) -> Result<Vec<LiveFile>, SilverError> {
-        let mut table = DeltaTable::new(self.log.clone());
-        table.load().await.map_err(|source| self.delta(source))?;
+        Ok(self.versioned_files(keep).await?.1)
+    }
+
+    /// The same, and the version that has them.
+    pub async fn versioned_files(&self, keep: impl Fn(&LiveFile) -> bool) -> Result<(u64, Vec<LiveFile>), SilverError> {
+        let mut held = self.files.lock().await;
+        // Taken out while it is brought up to date: one that failed half-way is not kept.
+        let table = match held.take() {
+            Some(mut table) => {
+                table.update_state().await.map_err(|source| self.delta(source))?;
+                table
+            }
+            None => {
+                let mut table = DeltaTable::new(self.log.clone());
+                table.load().await.map_err(|source| self.delta(source))?;
+                table
+            }
+        };
         let state = table.snapshot().map_err(|source| self.delta(source))?;
+        let version = state.version();
         let files = state.log_data().into_iter().map(|view| LiveFile {
             path: view.path().into_owned(),
             size: view.size() as u64,
             partition_values: view.partition_values_map(),
             stats: view.stats().and_then(|stats| serde_json::from_str(&stats).ok()),
         });
-        Ok(files.filter(|file| keep(file)).collect())
+        let files = files.filter(|file| keep(file)).collect();
+        *held = Some(table);
+        Ok((version as u64, files))
     }
 
     /// Folds the log into a checkpoint, so that opening the table stays quick.

@@ -146,24 +146,7 @@ impl TableWriter {
                 (field.name().clone(), scalar)
             })
             .collect();
-        let level = ZstdLevel::try_new(self.settings.compression_level).unwrap_or_default();
-        let properties = WriterProperties::builder()
-            .set_compression(Compression::ZSTD(level))
-            .set_max_row_group_bytes(Some(usize::try_from(self.settings.row_group).unwrap_or(usize::MAX)))
-            .set_created_by(super::table::engine_info())
-            .build();
-        let config = PartitionWriterConfig::try_new(
-            self.file_schema.clone(),
-            values,
-            Some(properties),
-            NonZeroU64::new(self.settings.file),
-            Some(WRITE_BATCH_ROWS),
-            None,
-            None,
-        )
-        .map_err(|source| self.table.delta(source))?;
-        PartitionWriter::try_with_config(self.table.store.here(), config, DataSkippingNumIndexedCols::NumColumns(INDEXED_COLUMNS), None)
-            .map_err(|source| self.table.delta(source))
+        partition_writer(&self.table, self.file_schema.clone(), values, &self.settings)
     }
 
     async fn close_one(&mut self, partition: &Partition) -> Result<(), SilverError> {
@@ -192,6 +175,26 @@ impl TableWriter {
         }
         remove_staged(&self.table, &self.adds).await;
     }
+}
+
+/// Writes the files of one partition.
+pub fn partition_writer(
+    table: &Table,
+    file_schema: SchemaRef,
+    partition: IndexMap<String, Scalar>,
+    settings: &job::Table,
+) -> Result<PartitionWriter, SilverError> {
+    let level = ZstdLevel::try_new(settings.compression_level).unwrap_or_default();
+    let properties = WriterProperties::builder()
+        .set_compression(Compression::ZSTD(level))
+        .set_max_row_group_bytes(Some(usize::try_from(settings.row_group).unwrap_or(usize::MAX)))
+        .set_created_by(super::table::engine_info())
+        .build();
+    let file = NonZeroU64::new(settings.file);
+    let config = PartitionWriterConfig::try_new(file_schema, partition, Some(properties), file, Some(WRITE_BATCH_ROWS), None, None)
+        .map_err(|source| table.delta(source))?;
+    PartitionWriter::try_with_config(table.store.here(), config, DataSkippingNumIndexedCols::NumColumns(INDEXED_COLUMNS), None)
+        .map_err(|source| table.delta(source))
 }
 
 /// Removes files that no commit will name; what cannot be removed is left to `vacuum`.

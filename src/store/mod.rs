@@ -100,10 +100,7 @@ impl Store {
 
     /// As a person would type it.
     pub fn address(&self) -> String {
-        match self.url.to_file_path() {
-            Ok(path) => path.display().to_string(),
-            Err(()) => self.url.to_string(),
-        }
+        self.local_root().map_or_else(|| self.url.to_string(), |path| path.display().to_string())
     }
 
     /// The store rooted at the URL's authority.
@@ -132,7 +129,7 @@ impl Store {
     }
 
     fn local_root(&self) -> Option<PathBuf> {
-        self.url.to_file_path().ok()
+        self.url.to_file_path().ok().filter(|_| self.url.scheme() == "file")
     }
 
     /// A root that must be there already: bronze.

@@ -130,6 +130,7 @@ fn run_in_process(bronze: &Path, silver: &Path, entities: &[&str], way: &Way) ->
             bronze: Store::over(store, url).unwrap(),
             threads: way.threads,
             chunk: way.chunk,
+            spill: std::env::temp_dir(),
             progress: Progress(Arc::new(|_| {})),
         },
         silver: Store::open(silver.to_str().unwrap()).unwrap(),

@@ -2,8 +2,10 @@
 
 Every case states its outcome itself: `good` says "this record becomes a row" (the row is
 reference.silver_row), `bad` says "these bytes are refused with this code at this path",
-`duplicate` says "this record is already there". The program is never run. Rows of silver.jsonl
-lack `_batch` and `_ingested_at`; quarantine.jsonl holds what docs promise to be stable.
+`duplicate` says "this record is there already, or a later one of its key wins", `updated` and `deleted`
+what these words mean in a report. In the modes upsert and snapshot the rows are those that history.py makes
+of all accepted records, and it must agree with every stated outcome. The program is never run. Rows of
+silver.jsonl lack `_batch` and `_ingested_at`; quarantine.jsonl holds what docs promise to be stable.
 
 Usage: make_cases.py [repository root]
 """
@@ -21,13 +23,17 @@ import sys
 import uuid
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Callable
+from decimal import Decimal
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import yaml
 
+import history
 import reference
 
 Json = Any
@@ -57,13 +63,19 @@ class Case:
         self.root, self.entity, self.name = root, entity, name
         self.folder = root / "fixtures" / "cases" / entity / name
         shutil.rmtree(self.folder, ignore_errors=True)
-        self.prefix = f"database=fleetdb_de/entity={entity}"
+        self.country("de")
         self.jobs, self.schemas = root / "jobs", root / "schemas"
-        self.silver: list[Json] = []
+        self.accepted: list[history.Accepted] = []
+        self.verbs: list[str] = []
         self.quarantine: list[Json] = []
-        self.duplicates = self.skipped = self.serial = 0
+        self.removed = self.skipped = self.serial = 0
         self.layouts = {layout: {"files": 0, "records": 0} for layout in ("firehose", "year_root")}
         self.written: set[str] = set()
+        self.read: set[str] = set()
+
+    def country(self, country: str) -> None:
+        """Where the next objects go; a case begins in `de`."""
+        self.prefix = f"database=fleetdb_{country}/entity={self.entity}"
 
     def own_job(self, text: str = "", drop: tuple[str, ...] = ()) -> None:
         """A job of its own: the entity's, without some lines, and with more."""
@@ -109,6 +121,7 @@ class Case:
         assert key not in self.written, key
         self.written.add(key)
         if counted:
+            self.read.add(key)
             self.layouts[reference.path_info(key)["layout"]]["files"] += 1
         else:
             self.skipped += 1
@@ -123,19 +136,32 @@ class Case:
     def finish(self) -> None:
         expected = self.folder / "expected"
         expected.mkdir(parents=True)
-        inserted, quarantined = len(self.silver), len(self.quarantine)
+        count = Counter(self.verbs)
         report = {
-            "read": inserted + self.duplicates + quarantined,
-            "inserted": inserted,
-            "duplicate": self.duplicates,
-            "quarantined": quarantined,
+            "read": len(self.accepted) + len(self.quarantine),
+            **{verb: count[verb] for verb in ("inserted", "updated", "deleted", "duplicate")},
+            "removed": self.removed,
+            "quarantined": len(self.quarantine),
             "layouts": self.layouts,
             "files": {"listed": len(self.written), "skipped": self.skipped},
         }
-        for name, rows in (("silver", self.silver), ("quarantine", self.quarantine)):
+        for name, rows in (("silver", self.silver()), ("quarantine", self.quarantine)):
             lines = [json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows]
             (expected / f"{name}.jsonl").write_text("".join(lines), "utf-8", newline="\n")
         (expected / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+
+    def silver(self) -> list[Json]:
+        """The rows in the end; where the latest record wins, two statements of every outcome meet here."""
+        job = reference.load_job(self.jobs, self.entity)
+        if job.mode == "append":
+            assert {*self.verbs} <= {"inserted", "duplicate"}, self.verbs
+            return [record.row for record, verb in zip(self.accepted, self.verbs, strict=True) if verb == "inserted"]
+        contract = reference.load_contract(self.schemas, self.entity)
+        found = history.replay(contract, job, self.accepted, self.read)
+        for record, stated, verb in zip(self.accepted, self.verbs, found.verbs, strict=True):
+            assert stated == verb, f"{self.folder}: stated {stated}, but {verb}: {record.row}"
+        assert self.removed == found.removed, f"{self.folder}: {found.removed} removed"
+        return found.rows
 
 
 class Object:
@@ -160,19 +186,26 @@ class Object:
         self.body += raw + end
         return source
 
-    def good(self, *records: Record, end: bytes = b"\n") -> Object:
-        for record in records or [self.owner.record()]:
+    def accept(self, verb: str, records: tuple[Record, ...], end: bytes) -> Object:
+        for record in records:
             raw = compact(record)
             source = self.append(raw, end)
-            parsed = reference.parse_record(raw)
-            self.owner.silver.append(reference.silver_row(self.contract, self.job, parsed, self.path, source))
+            row = reference.silver_row(self.contract, self.job, reference.parse_record(raw), self.path, source)
+            self.owner.accepted.append(history.Accepted(row, self.key))
+            self.owner.verbs.append(verb)
         return self
 
+    def good(self, *records: Record, end: bytes = b"\n") -> Object:
+        return self.accept("inserted", records or (self.owner.record(),), end)
+
     def duplicate(self, *records: Record, end: bytes = b"\n") -> Object:
-        for record in records:
-            self.append(compact(record), end)
-            self.owner.duplicates += 1
-        return self
+        return self.accept("duplicate", records, end)
+
+    def updated(self, *records: Record, end: bytes = b"\n") -> Object:
+        return self.accept("updated", records, end)
+
+    def deleted(self, *records: Record, end: bytes = b"\n") -> Object:
+        return self.accept("deleted", records, end)
 
     def bad(self, record: Record, code: str, path: str = "$", end: bytes = b"\n", keep: int | None = None) -> Object:
         """Refused bytes; of a record over the limit only the first `keep` are kept."""
@@ -320,8 +353,10 @@ def sample(root: Json, node: Json) -> Json:
 
 
 def every_field(c: Case, **changes: Json) -> dict[str, Json]:
+    """A record with a value in every field, but for the one that would delete a trip."""
     contract = reference.load_contract(c.schemas, c.entity)
-    found = {name: sample(contract.root, node) for name, node in contract.columns.items()}
+    columns = ((name, node) for name, node in contract.columns.items() if name != "deletedDateTime")
+    found = {name: sample(contract.root, node) for name, node in columns}
     return {**found, **{k: v for k, v in c.record().items() if k in ("id", "start", "version")}, **changes}
 
 
@@ -846,7 +881,7 @@ def _(c: Case) -> None:
     c.foreign(f"{day}/part-00000.snappy.parquet", b"PAR1\x15\x04PAR1")
 
 
-@case("FaultData", "duplicates_across_layouts")
+@case("StatusData", "duplicates_across_layouts")
 def _(c: Case) -> None:
     """The year_root record comes first, so it survives."""
     shared = [c.record() for _ in range(2)]
@@ -854,24 +889,24 @@ def _(c: Case) -> None:
     c.firehose().good().duplicate(shared[0]).good().duplicate(shared[1]).write()
 
 
-@case("FaultData", "duplicate_forms")
+@case("StatusData", "duplicate_forms")
 def _(c: Case) -> None:
     """Equal in every contract property: other spellings, other partition columns, other unknown fields."""
-    first = c.record(device={"id": "b1"}, riskOfBreakdown=1)
+    first = c.record(device={"id": "b1"}, data=1)
     c.firehose().good(first).good().write()
     body = c.firehose(day="2025/01/02")
     body.duplicate({**first, "device": "b1"}, {**first, "dateTime": first["dateTime"].replace(".000Z", "Z")})
-    body.duplicate(compact({**first, "count": 11}).replace(b":11", b":1.0")).good()
+    body.duplicate(compact({**first, "data": 11}).replace(b":11", b":1.0")).good()
     body.duplicate({**first, "newField": 1}, dict(reversed(first.items())), json.dumps(first, indent=2).encode())
     body.write()
 
 
-@case("FaultData", "key_conflict")
+@case("LogRecord", "key_conflict")
 def _(c: Case) -> None:
     first = c.record()
-    c.firehose().good(first).bad({**first, "count": 2}, "key_conflict").good().duplicate(first).good().write()
+    c.firehose().good(first).bad({**first, "speed": 49}, "key_conflict").good().duplicate(first).good().write()
     old = c.record()
-    c.firehose(day="2025/01/02").good().bad({**old, "faultState": "Cleared"}, "key_conflict").good().write()
+    c.firehose(day="2025/01/02").good().bad({**old, "latitude": 52.25}, "key_conflict").good().write()
     c.year_root(year="2025").good(old).write()
 
 
@@ -883,6 +918,418 @@ def _(c: Case) -> None:
     slim = {name: ABSENT for name in c.record() if name not in ("id", "dateTime", "device")}
     body = c.firehose().good(c.record(**slim)).bad(c.record(**slim, id=ABSENT), "key_missing", "$.id")
     body.good(c.record(**slim)).bad(c.record(**slim, id=None), "key_missing", "$.id").good(c.record(**slim)).write()
+
+
+# --- the latest record wins ---------------------------------------------------------------------
+
+
+@case("FaultData", "duplicates_across_layouts")
+def _(c: Case) -> None:
+    """The firehose record is the later one, so it survives."""
+    shared = [c.record() for _ in range(2)]
+    c.year_root(year="2025").duplicate(*[{**record, "month": "1", "day": "1"} for record in shared]).good().write()
+    c.firehose().good(c.record(), shared[0], c.record(), shared[1]).write()
+
+
+@case("FaultData", "duplicate_forms")
+def _(c: Case) -> None:
+    """Equal in every contract property or not: the last one is the row."""
+    first = c.record(device={"id": "b1"}, riskOfBreakdown=1)
+    c.firehose().duplicate(first).good().write()
+    body = c.firehose(day="2025/01/02")
+    body.duplicate({**first, "device": "b1"}, {**first, "dateTime": first["dateTime"].replace(".000Z", "Z")})
+    body.duplicate(compact({**first, "count": 11}).replace(b":11", b":1.0")).good()
+    body.duplicate({**first, "newField": 1}, dict(reversed(first.items()))).good(json.dumps(first, indent=2).encode())
+    body.write()
+
+
+@case("FaultData", "reemission")
+def _(c: Case) -> None:
+    """The same bytes on three days."""
+    same = c.record()
+    c.firehose().duplicate(same).good().write()
+    c.firehose(day="2025/01/02").good().duplicate(same).write()
+    c.firehose(day="2025/01/03").good(same).write()
+
+
+@case("FaultData", "latest_across_layouts")
+def _(c: Case) -> None:
+    """firehose is later than year_root, whatever the dates; within year_root the year decides."""
+    both, old = c.record(), c.record()
+    c.firehose(day="2024/12/31").good({**both, "count": 4}).good().write()
+    c.year_root(year="2025").duplicate({**both, "count": 3}).good({**old, "count": 2}).write()
+    c.year_root().duplicate({**both, "count": 2}, old).good().write()
+
+
+@case("FaultData", "latest_path_date")
+def _(c: Case) -> None:
+    """Dates compare as dates, before stamps; a month or day without zero is the same date."""
+    first, second = c.record(), c.record()
+    c.open("year=2025/month=01/day=10/part-2025-01-01-00-00-00").good({**first, "count": 3}).duplicate(second).write()
+    c.open("year=2025/month=1/day=9/part-2025-01-11-00-00-00").duplicate({**first, "count": 2}).write()
+    c.open("year=2025/month=1/day=10/part-2025-01-01-00-00-01").good({**second, "count": 2}).write()
+    c.open("year=2024/month=12/day=31/part-2026-01-01-00-00-00").duplicate(first).write()
+
+
+@case("FaultData", "latest_hive_default")
+def _(c: Case) -> None:
+    """An unknown month counts as 01; without a year there is no date, and that is older than any."""
+    null = "__HIVE_DEFAULT_PARTITION__"
+    first, second = c.record(), c.record()
+    c.open(f"year={null}/month=01/day=28/part-1").duplicate(first).good().write()
+    c.firehose("part-2", day="2025/01/10").duplicate({**first, "count": 2}, {**second, "count": 2}).write()
+    body = c.open(f"year=2025/month={null}/day=20/part-3")
+    body.good({**first, "count": 3}).duplicate({**second, "count": 3}).write()
+    c.firehose("part-4", day="2025/02/01").good(second).write()
+
+
+@case("FaultData", "latest_stamp")
+def _(c: Case) -> None:
+    """On one day the first stamp in the name decides, and a name without one is older."""
+    first = c.record()
+    c.firehose("z").duplicate(first).write()
+    c.firehose("b-2025-01-01-03-00-00-1").duplicate({**first, "count": 2}).write()
+    c.firehose("c-2025-01-01-04-00-00-2025-01-01-23-00-00").duplicate({**first, "count": 3}).write()
+    c.firehose("a-2025-01-01-05-00-00-2025-01-01-01-00-00").good({**first, "count": 4}).write()
+
+
+@case("FaultData", "latest_name")
+def _(c: Case) -> None:
+    """Then the name, byte by byte in UTF-8."""
+    for stamp in ("", "-2025-01-01-03-00-00"):
+        for older, later in (("part-10", "part-9"), ("B", "a"), ("a", "ä"), ("～", "🚚")):
+            first = c.record()
+            c.firehose(f"{later}{stamp}-{first['id']}").good({**first, "count": 2}).write()
+            c.firehose(f"{older}{stamp}-{first['id']}").duplicate(first).write()
+
+
+@case("FaultData", "latest_offset")
+def _(c: Case) -> None:
+    """Within an object the place decides, as a number; so it does in what was decoded."""
+    for encode in (bytes, gzipped):
+        first = c.record()
+        body = c.firehose().duplicate(first).duplicate({**first, "count": 2}).good().good().good()
+        assert str(len(body.body)) < str(len(compact(first)) + 1)
+        body.good({**first, "count": 3}).good().write(encode)
+
+
+@case("FaultData", "zip_members")
+def _(c: Case) -> None:
+    """The members' names decide, not their places in the archive; the archive's name decides first."""
+    first, second = c.record(), c.record()
+
+    def archive(name: str, *members: Object) -> None:
+        written = [(member.source.partition("!/")[2], bytes(member.body), zipfile.ZIP_DEFLATED) for member in members]
+        c.store(f"{c.prefix}/year=2025/month=01/day=01/{name}", zipped(written))
+
+    key = "year=2025/month=01/day=01/part-{}.zip"
+    later = c.open(key.format(1), "b.json").good({**first, "count": 2}).duplicate({**second, "count": 2})
+    archive("part-1.zip", later, c.open(key.format(1), "a.json").duplicate(first).good())
+    archive("part-2.zip", c.open(key.format(2), "a.json").good().good(second))
+
+
+@case("FaultData", "partition_changed")
+def _(c: Case) -> None:
+    """The row is where its latest record says, by path and by event time."""
+    first, second = c.record(), c.record(dateTime="2024-05-06T07:08:09.000Z")
+    c.firehose().duplicate(first).good().write()
+    c.firehose(day="2025/01/02").good({**first, "dateTime": "2025-03-05T00:00:00.000Z"}).write()
+    c.year_root().duplicate(second).good().good({**second, "dateTime": "2024-06-07T07:08:09.000Z"}).write()
+
+
+@case("FaultData", "refused_is_no_winner")
+def _(c: Case) -> None:
+    """The latest record of the key is refused, so the one before it is the row."""
+    first = c.record()
+    body = c.firehose().duplicate(first).good({**first, "count": 2})
+    body.bad({**first, "count": -1}, "out_of_range", "$.count").write()
+    c.firehose(day="2025/01/02").bad({**first, "count": "3"}, "wrong_type", "$.count").good().write()
+
+
+@case("FaultData", "latest_of_two_versions")
+def _(c: Case) -> None:
+    """An older version of the contract may hold the later record."""
+    first, second = c.record(), c.record()
+    c.year_root().duplicate({**first, "faultLamp": "Warning"}, {**second, "faultLamp": "Warning"}).write()
+    c.firehose().duplicate({**first, "schemaVersion": 2, "faultLampState": "Stop"}).good(
+        {**first, "schemaVersion": 1, "faultLamp": "Protect"}, {**second, "faultLampState": "Protect"}
+    ).write()
+
+
+@case("FaultData", "two_countries")
+def _(c: Case) -> None:
+    """The same ids are other keys in another database."""
+    same, other = c.record(), c.record()
+    c.firehose().good(same).duplicate(other).write()
+    c.firehose(day="2025/01/02").good({**other, "count": 2}).write()
+    c.country("fr")
+    c.firehose().good(same).good({**other, "count": 3}).write()
+    c.year_root(year="2025").duplicate({**other, "count": 4}).good().write()
+
+
+@case("Trip", "version_beats_arrival")
+def _(c: Case) -> None:
+    """The higher version is later, in whatever object and layout; equal versions go by arrival."""
+    first, second, third = (c.record(version=f"{15:016x}") for _ in range(3))
+    higher = {"version": f"{16:016x}", "distance": 0.5}
+    c.year_root().good({**third, **higher}).write()
+    c.firehose().good({**first, **higher}).duplicate(second).write()
+    c.firehose(day="2025/01/02").duplicate(first, third).good({**second, "distance": 0.75}).write()
+
+
+@case("Trip", "version_absent")
+def _(c: Case) -> None:
+    """Without a version a record is older than any with one; two of them go by arrival."""
+    first, second = c.record(version=f"{0:016x}"), c.record(version=ABSENT)
+    late = {name: value for name, value in first.items() if name != "version"}
+    c.firehose().good(first).duplicate(second).write()
+    c.firehose(day="2025/01/02").duplicate(late).good({**second, "distance": 0.5}).write()
+
+
+@case("Trip", "recalculated")
+def _(c: Case) -> None:
+    """A recalculated trip has another id and the same key; another device is another trip."""
+    first = c.record()
+    again = {**first, "id": "bFF1", "version": f"{255:016x}", "distance": 0.5, "device": first["device"]["id"]}
+    other = {**first, "device": {"id": "b8DA"}}
+    c.firehose().good(again, other).write()
+    c.firehose(day="2025/01/02").duplicate(first).good().write()
+
+
+def gone(record: dict[str, Json], version: int) -> dict[str, Json]:
+    return {**record, "version": f"{version:016x}", "deletedDateTime": "2025-02-01T00:00:00.000Z"}
+
+
+@case("Trip", "delete_wins")
+def _(c: Case) -> None:
+    """The later record is a delete, by version or by arrival: no row."""
+    first, second, third = (c.record(version=f"{15:016x}") for _ in range(3))
+    c.firehose().duplicate(first, second).deleted(gone(third, 16)).good().write()
+    c.firehose(day="2025/01/02").deleted(gone(first, 16), gone(second, 15)).duplicate(third).write()
+
+
+@case("Trip", "insert_after_delete")
+def _(c: Case) -> None:
+    """The later record is none: the row lives."""
+    first, second, third = (c.record(version=f"{17:016x}") for _ in range(3))
+    c.firehose().duplicate(gone(first, 16), gone(second, 17)).good(third).write()
+    c.firehose(day="2025/01/02").good(first, second).duplicate(gone(third, 16)).good().write()
+
+
+@case("Trip", "delete_unknown")
+def _(c: Case) -> None:
+    """Deletes of keys that were never seen, twice of one: no row at all."""
+    first = gone(c.record(), 16)
+    c.firehose().deleted(gone(c.record(), 1)).duplicate(first).write()
+    c.firehose(day="2025/01/02").deleted(first).write()
+
+
+@case("Trip", "delete_across_layouts")
+def _(c: Case) -> None:
+    first, second, third, fourth = (c.record(version=f"{15:016x}") for _ in range(4))
+    c.year_root().duplicate(gone(first, 15), second, gone(third, 15)).deleted(gone(fourth, 16)).write()
+    c.firehose().good(first).deleted(gone(second, 15), gone(third, 15)).duplicate(fourth).good().write()
+
+
+@case("User", "delete_when_op")
+def _(c: Case) -> None:
+    """Changes as a database's log tells them: I, U and D."""
+    c.own_job("order_by: [changedAt]\ndelete_when: Op = 'D'")
+    text, time = {"type": ["string", "null"]}, {"type": "string", "format": "date-time"}
+    c.own_schemas({"type": "object", "required": ["id"], "properties": {
+        "Op": text, "id": {"type": "string"}, "changedAt": time, "name": text,
+    }})  # fmt: skip
+
+    def change(op: str | None, id_: str, second: int) -> dict[str, Json]:
+        return {"Op": op, "id": id_, "changedAt": f"2025-01-01T00:00:{second:02d}Z", "name": f"{id_} at {second}"}
+
+    c.firehose().deleted(change("D", "u1", 9)).duplicate(change("D", "u2", 2)).good(change("U", "u3", 3)).write()
+    later = c.firehose(day="2025/01/02").duplicate(change("I", "u1", 1), change("U", "u1", 2), change("I", "u2", 1))
+    later.good(change("I", "u2", 3)).duplicate(change("I", "u3", 1), change("D", "u3", 2)).deleted(change("D", "u4", 1))
+    later.good(change("d", "u5", 1), change(None, "u6", 1), {"id": "u7"}).write()
+
+
+@case("User", "delete_when_nulls")
+def _(c: Case) -> None:
+    """What is unknown does not delete."""
+    c.own_job("delete_when: isRemoved = true OR state = 'gone'")
+    c.own_schemas({"type": "object", "required": ["id"], "properties": {
+        "id": {"type": "string"}, "isRemoved": {"type": ["boolean", "null"]}, "state": {"type": "string"},
+    }})  # fmt: skip
+    c.firehose().good({"id": "u1"}, {"id": "u2", "isRemoved": None}, {"id": "u3", "state": "here"}).deleted(
+        {"id": "u4", "isRemoved": None, "state": "gone"}, {"id": "u5", "isRemoved": True}
+    ).good({"id": "u6", "isRemoved": False}).deleted({"id": "u7", "isRemoved": False, "state": "gone"}).write()
+
+
+def ordered(c: Case, order_by: str, *versions: Json) -> None:
+    """A table of ids that is ordered by properties of its own."""
+    c.own_job(f"order_by: [{order_by}]")
+    c.own_schemas(*[{"type": "object", "required": ["id"], **version} for version in versions])
+
+
+def rising(c: Case, *steps: dict[str, Json]) -> None:
+    """Each step and the next are two records of one key: the later one by `order_by` arrives first."""
+    early, late = c.firehose(), c.firehose(day="2025/01/02")
+    for number, (older, later) in enumerate(pairwise(steps)):
+        early.good({"id": f"k{number}", **later})
+        late.duplicate({"id": f"k{number}", **older})
+    early.write()
+    late.write()
+
+
+def ties(c: Case, *pairs: tuple[dict[str, Json], dict[str, Json]]) -> None:
+    """What is equal by `order_by` goes by arrival."""
+    early, late = c.firehose(day="2025/01/03"), c.firehose(day="2025/01/04")
+    for number, (first, second) in enumerate(pairs):
+        early.duplicate({"id": f"t{number}", **first, "note": "early"})
+        late.good({"id": f"t{number}", **second})
+    early.write()
+    late.write()
+
+
+@case("User", "order_by_long")
+def _(c: Case) -> None:
+    """Numbers as numbers; a duration is one, too."""
+    id_, number, took = {"type": "string"}, {"type": ["integer", "null"]}, {"type": "string", "x-duration": True}
+    ordered(c, "number, took", {"properties": {"id": id_, "number": number, "took": took, "note": {}}})
+    low, high = (None, -(2**63), -10, -9, -1, 0, 5), (9, 10, 2**53, 2**53 + 1, 2**63 - 1)
+    durations = [{"number": 5, "took": text} for text in ("-00:00:01", "00:00:09", "00:00:10", "1.00:00:00")]
+    rising(c, *[{"number": n} for n in low], *durations, *[{"number": n} for n in high])
+    whole = {"number": Decimal("3.0")}
+    ties(c, ({}, {"number": None}), ({"number": None}, {}), ({"number": 3}, whole), (whole, {"number": 3}))
+
+
+@case("User", "order_by_timestamp")
+def _(c: Case) -> None:
+    """As moments: neither the zone nor the digits that are written decide."""
+    time = {"type": "string", "format": "date-time"}
+    ordered(c, "at", {"properties": {"id": {"type": "string"}, "at": time, "note": {}}})
+    texts = ["0001-01-01T00:00:00Z", "1969-12-31T23:59:59.999999Z", "1970-01-01T00:00:00Z", "2025-01-01T10:00:00+02:00"]
+    texts += ["2025-01-01T09:00:00Z", "2025-01-01T09:00:00.000001Z", "2025-01-01T09:00:00.1Z"]
+    texts += ["2025-01-01T08:00:00-01:30", "2025-01-01T09:30:01Z", "9999-12-31T23:59:59.999999Z"]
+    rising(c, {}, *[{"at": text} for text in texts])
+    zones = ({"at": "2025-01-01T09:00:00Z"}, {"at": "2025-01-01T10:00:00+01:00"})
+    ties(c, zones, ({"at": "2025-01-01T09:00:00.1000009Z"}, {"at": "2025-01-01T09:00:00.1Z"}))
+
+
+@case("User", "order_by_date")
+def _(c: Case) -> None:
+    since = {"type": ["string", "null"], "format": "date"}
+    ordered(c, "since", {"properties": {"id": {"type": "string"}, "since": since, "note": {}}})
+    texts = (None, "0001-01-01", "1969-12-31", "2024-02-29", "2024-03-01", "9999-12-31")
+    rising(c, *[{"since": text} for text in texts])
+    ties(c, ({}, {"since": None}), ({"since": "2024-02-29"}, {"since": "2024-02-29"}))
+
+
+@case("User", "order_by_text")
+def _(c: Case) -> None:
+    """Byte by byte in UTF-8, as it is, the separator behind it; an empty text is as old as none."""
+    ordered(c, "text", {"properties": {"id": {"type": "string"}, "text": {"type": "string"}, "note": {}}})
+    rising(c, {}, *[{"text": text} for text in ("10", "9", "A", "B", "a\t", "a", "a b", "aa", "ä", "～", "🚚")])
+    ties(c, ({}, {"text": ""}), ({"text": ""}, {}), ({"text": "ä"}, {"text": "ä"}))
+
+
+@case("User", "order_by_two")
+def _(c: Case) -> None:
+    """The first property decides, then the second; what lacks one is older at its place."""
+    properties = {"major": {"type": "integer"}, "since": {"type": "string", "format": "date"}}
+    ordered(c, "major, since", {"properties": {"id": {"type": "string"}, **properties, "note": {}}})
+    steps: list[dict[str, Json]] = [{}, {"since": "2025-01-01"}, {"major": -1, "since": "2025-01-01"}, {"major": 9}]
+    steps += [{"major": 9, "since": f"2024-01-0{day}"} for day in (1, 2)]
+    rising(c, *steps, {"major": 10}, {"major": 10, "since": "0001-01-01"})
+    ties(c, ({"major": 9}, {"major": 9}), (steps[-1], steps[-1]))
+
+
+@case("User", "order_by_upcast")
+def _(c: Case) -> None:
+    """The property of the newest version decides, also for records of an older one."""
+    id_ = {"type": "string"}
+    steps = [{"rename": {"from": "seq", "to": "sequence"}}, {"cast": {"field": "sequence", "to": "integer"}}]
+    newest = {"x-version-field": "v", "x-default-version": 2, "x-decision": "a number", "x-upcast": steps}
+    first = {"properties": {"id": id_, "seq": {"type": "string"}}}
+    ordered(c, "sequence", first, {**newest, "properties": {"id": id_, "sequence": {"type": "integer"}}})
+    old = [{"v": 1, "seq": text} for text in ("9", "11", "100")]
+    rising(c, {"v": 1}, old[0], {"sequence": 10}, old[1], old[2], {"sequence": 101})
+
+
+# --- snapshots ----------------------------------------------------------------------------------
+
+
+def snapshots(c: Case) -> None:
+    c.own_job("mode: snapshot", drop=("mode:",))
+
+
+@case("Device", "snapshot_two_days")
+def _(c: Case) -> None:
+    """The second day has a changed, an equal and a new record, and one is gone."""
+    snapshots(c)
+    same, changed, gone = c.record(), c.record(), c.record()
+    c.firehose().good(same, changed, gone).write()
+    c.firehose(day="2025/01/02").good().duplicate({**same, "newField": 1}).updated({**changed, "name": "new"}).write()
+    c.removed = 1
+
+
+@case("Device", "snapshot_three_days")
+def _(c: Case) -> None:
+    """Gone and back is new again; A, B, A is three rows of which the last stays; what stays equal stays as it was."""
+    snapshots(c)
+    same, back, changed, late_gone = (c.record() for _ in range(4))
+    c.firehose(day="2025/01/09").good(same, back, changed, late_gone).write()
+    c.firehose(day="2025/01/10").duplicate(same).updated({**changed, "name": "B"}).duplicate(late_gone).write()
+    c.firehose(day="2025/02/01").good().duplicate(same).good(back).updated(changed).write()
+    c.removed = 2
+
+
+@case("Device", "snapshot_layouts")
+def _(c: Case) -> None:
+    """year_root first, by year, whatever day its records name; then the days of firehose."""
+    snapshots(c)
+    same, changed, gone = (c.record() for _ in range(3))
+    c.firehose(day="2024/12/31").duplicate(same).updated({**changed, "name": "firehose"}).good().write()
+    path = {"month": 1, "day": 1}
+    c.year_root(year="2025").duplicate({**same, **path}).updated({**changed, "name": "2025", **path}).good(
+        c.record(month=12, day=31)
+    ).write()
+    c.year_root().good(*[{**record, "month": 12, "day": 30} for record in (same, changed, gone)]).write()
+    c.removed = 2
+
+
+@case("Device", "snapshot_refused_record")
+def _(c: Case) -> None:
+    """A refused record is not there: its row goes."""
+    snapshots(c)
+    same, refused, both = c.record(), c.record(), c.record()
+    c.firehose().good(same, refused, both).bad(c.record(productId="120"), "wrong_type", "$.productId").write()
+    c.firehose(day="2025/01/02").duplicate(same).bad({**refused, "name": 1}, "wrong_type", "$.name").bad(
+        {**both, "name": 1}, "wrong_type", "$.name"
+    ).updated({**both, "name": "sound"}).write()
+    c.removed = 1
+
+
+@case("Device", "snapshot_two_objects")
+def _(c: Case) -> None:
+    """A day is one state, in however many objects: the last record of a key counts, by stamp, name and place."""
+    snapshots(c)
+    first, second, third, fourth = (c.record() for _ in range(4))
+    c.firehose("a-2025-01-01-05-00-00-1").good({**first, "name": "later"}, second).write()
+    c.firehose("b-2025-01-01-04-00-00-1").duplicate(first).good(third, fourth).write()
+    day = "2025/01/02"
+    c.firehose("part-10", day).duplicate({**second, "name": "for a while"}, {**third, "name": "10"}).write()
+    body = c.firehose("part-9", day).duplicate(second).updated({**third, "name": "9"})
+    body.duplicate({**fourth, "name": "for a while"}, fourth).good().write()
+    c.removed = 1
+
+
+@case("Device", "snapshot_two_countries")
+def _(c: Case) -> None:
+    """What is gone in one database stays in the other."""
+    snapshots(c)
+    same, changed, gone = c.record(), c.record(), c.record()
+    c.firehose().good(same, changed, gone).write()
+    c.firehose(day="2025/01/02").duplicate(same).updated({**changed, "name": "new"}).write()
+    c.country("fr")
+    c.firehose().good(same, {**changed, "name": "fr"}, gone).write()
+    c.removed = 1
 
 
 # --- contracts ----------------------------------------------------------------------------------
@@ -1189,7 +1636,7 @@ def _(c: Case) -> None:
     """The key is device and start: another device or another start is another trip."""
     first = c.record()
     other = {**first, "device": {"id": "b8DA"}}
-    c.firehose().good(first, other, {**first, "start": "2025-01-01T00:00:59.999Z"}).duplicate(
+    c.firehose().good(first).duplicate(other).good({**first, "start": "2025-01-01T00:00:59.999Z"}).good(
         {**other, "device": "b8DA"}
     ).good().write()
 

@@ -46,6 +46,9 @@ class Job:
     partition_by: list[str]
     partitions: dict[str, dict[str, str]]
     rescue: bool
+    mode: str
+    order_by: list[str]
+    delete_when: str | None
 
 
 def load_contract(schemas_dir: Path | str, entity: str) -> Contract:
@@ -61,13 +64,15 @@ def load_job(jobs_dir: Path | str, entity: str) -> Job:
     written = yaml.safe_load((Path(jobs_dir) / f"{entity}.yaml").read_text("utf-8"))
     event_time = written.get("event_time")
     rule = {"where": "either", "on_conflict": "quarantine"}
-    asked = written.get("partitions", {})
     return Job(
         key=written["key"],
         event_time=event_time,
         partition_by=written.get("partition_by", ["database", "event_date"] if event_time else ["database"]),
-        partitions={column: {**rule, **asked.get(column, {})} for column in PARTITIONS},
+        partitions={column: {**rule, **written.get("partitions", {}).get(column, {})} for column in PARTITIONS},
         rescue=written.get("unknown_fields", "rescue") == "rescue",
+        mode=written.get("mode", "append"),
+        order_by=written.get("order_by", []),
+        delete_when=written.get("delete_when"),
     )
 
 
@@ -126,12 +131,11 @@ def silver_schema(contract: Contract, job: Job) -> list[tuple[str, Json]]:
     columns = contract.columns
     first = [*job.key, *([job.event_time] if job.event_time and job.event_time not in job.key else [])]
     schema = [(name, delta_type(contract.root, columns[name])) for name in first]
-    schema.append(("database", "string"))
-    if job.event_time:
-        schema.append(("event_date", "date"))
+    schema += [("database", "string"), *([("event_date", "date")] if job.event_time else [])]
     schema += [(name, "integer") for name in ("year", "month", "day")]
     schema += [(name, delta_type(contract.root, node)) for name, node in columns.items() if name not in first]
-    return [*schema, *PROVENANCE, *TECHNICAL, ("_rescued", "string")]
+    order = [("_order", "string")] if job.mode == "upsert" else []
+    return [*schema, *PROVENANCE, *TECHNICAL, ("_rescued", "string"), *order]
 
 
 def parse_record(raw: bytes) -> dict[str, Json]:
@@ -154,11 +158,9 @@ DURATION = re.compile(r"(-?)(?:(\d+)\.)?(\d\d):(\d\d):(\d\d)(?:\.(\d{1,7}))?")
 def timestamp(text: str) -> str:
     assert (match := INSTANT.fullmatch(text)), text
     day, clock, fraction, sign, hours, minutes = match.groups()
-    instant = datetime.fromisoformat(f"{day}T{clock or '00:00:00'}")
-    instant += timedelta(microseconds=int((fraction or "").ljust(6, "0")[:6]))
+    instant = datetime.fromisoformat(f"{day}T{clock or '00:00:00'}.{(fraction or '').ljust(6, '0')[:6]}")
     if sign:
-        east = timedelta(hours=int(hours), minutes=int(minutes))
-        instant -= east if sign == "+" else -east
+        instant -= timedelta(hours=int(sign + hours), minutes=int(sign + minutes))
     return instant.isoformat(timespec="microseconds") + "Z"
 
 
@@ -166,8 +168,7 @@ def duration(text: str) -> int:
     assert (match := DURATION.fullmatch(text)), text
     sign, days, hours, minutes, seconds, fraction = match.groups()
     whole = ((int(days or 0) * 24 + int(hours)) * 60 + int(minutes)) * 60 + int(seconds)
-    micros = whole * 1_000_000 + int((fraction or "").ljust(6, "0")[:6])
-    return -micros if sign else micros
+    return (whole * 1_000_000 + int((fraction or "").ljust(6, "0")[:6])) * (-1 if sign else 1)
 
 
 def value(root: Node, node: Node, found: Json) -> Json:
@@ -222,10 +223,11 @@ def split(root: Node, node: Node, found: Json, silent: Collection[str | None] = 
 
 
 def path_info(key: str) -> dict[str, str]:
-    """The partition folders of an object's name as found, and its layout."""
+    """The partition folders of an object's name as found, its layout, and its date (nothing without a year)."""
     folders = dict(part.split("=", 1) for part in key.split("/")[:-1] if "=" in part)
     found = {name: text for name, text in folders.items() if name in PARTITIONS and text != HIVE_NULL}
-    return {**found, "layout": "firehose" if "day" in folders else "year_root"}
+    date = "-".join(found.get(name, "01").zfill(4 if name == "year" else 2) for name in ("year", "month", "day"))
+    return {**found, "layout": "firehose" if "day" in folders else "year_root", "date": date if "year" in found else ""}
 
 
 def version_of(contract: Contract, record: Mapping[str, Json], path: Mapping[str, str]) -> int:
@@ -234,17 +236,15 @@ def version_of(contract: Contract, record: Mapping[str, Json], path: Mapping[str
     rules = contract.root.get("x-default-version", contract.newest)
     if isinstance(rules, int):
         return rules
-    date = "-".join(path.get(name, "01").zfill(4 if name == "year" else 2) for name in ("year", "month", "day"))
     for rule in rules:
-        if rule.get("layout", path["layout"]) == path["layout"] and date < rule.get("before", "9999-99"):
+        if rule.get("layout", path["layout"]) == path["layout"] and path["date"] < rule.get("before", "9999-99"):
             return rule["version"]
     raise AssertionError("no rule gives a version")
 
 
 def upcast(contract: Contract, record: dict[str, Json], version: int) -> dict[str, Json]:
     casts: dict[str, Callable[[Json], Json]] = {"integer": int, "number": Decimal}
-    casts["string"] = lambda v: v if isinstance(v, str) else json_text(v)
-    casts["boolean"] = lambda v: v in (True, "true")
+    casts |= {"string": lambda v: v if isinstance(v, str) else json_text(v), "boolean": lambda v: v in (True, "true")}
     for step in (s for n in range(version + 1, contract.newest + 1) for s in contract.versions[n].get("x-upcast", [])):
         ((name, does),) = step.items()
         if name == "rename" and does["from"] in record:
@@ -281,7 +281,7 @@ def partition_value(job: Job, column: str, record: Mapping[str, Json], path: Map
 def silver_row(
     contract: Contract, job: Job, record: dict[str, Json], path: Mapping[str, str], source: tuple[str, int, int]
 ) -> dict[str, Json]:
-    """The row of a good record, without `_batch` and `_ingested_at`."""
+    """The row of a good record, without `_batch`, `_ingested_at` and `_order`."""
     version = version_of(contract, record, path)
     own = contract.versions[version]
     known, rescued = split(own, own, record, {*PARTITIONS, contract.version_field})

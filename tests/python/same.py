@@ -1,7 +1,8 @@
 """Whether silver folders hold the same rows, by DuckDB: same.py [--contract] <silver> <silver> …
 
 Every Delta table of the first folder is compared with the same table of each other one, as a multiset of rows without the columns
-that may differ from run to run; with --contract also without those that tell which of several equal records survived. Exits 1 and says which table differs, with an example.
+that may differ from run to run; with --contract, and where the latest record wins, also without those that tell which of several equal
+records survived. Exits 1 and says which table differs, with an example.
 """
 
 from __future__ import annotations
@@ -15,13 +16,15 @@ import pyarrow.dataset as ds
 from deltalake import DeltaTable
 
 MAY_DIFFER = {"_batch", "_ingested_at", "batch", "quarantined_at"}
-SURVIVOR = {"_source_file", "_source_offset", "_source_length", "_schema_version", "_rescued", "year", "month", "day"}
+SURVIVOR = {"_source_file", "_source_offset", "_source_length", "_schema_version", "_rescued", "_order", "year", "month", "day"}
 
 
 def rows(table: Path, contract_only: bool) -> pa.Table:
     files = DeltaTable(str(table))
-    left_out = MAY_DIFFER | (SURVIVOR if contract_only and not table.name.endswith("_quarantine") else set())
-    names = [field.name for field in files.schema().fields if field.name not in left_out]
+    columns = [field.name for field in files.schema().fields]
+    any_survivor = "_order" in columns or (contract_only and not table.name.endswith("_quarantine"))
+    left_out = MAY_DIFFER | (SURVIVOR if any_survivor else set())
+    names = [name for name in columns if name not in left_out]
     dataset = files.to_pyarrow_dataset()
     if not files.file_uris():
         return dataset.schema.empty_table().select(names)

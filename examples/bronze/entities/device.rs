@@ -16,6 +16,8 @@ pub static DEVICE: Entity = Entity {
     version: 2,
     event_time: false,
     keyed_by_start: false,
+    latest_wins: true,
+    deleted_by: None,
     conflict: ("productId", "990001"),
     fields: &[
         F("accelerationWarningThreshold", 900, Int(10, 24)),

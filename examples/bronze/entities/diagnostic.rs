@@ -11,6 +11,8 @@ pub static DIAGNOSTIC: Entity = Entity {
     version: 1,
     event_time: false,
     keyed_by_start: false,
+    latest_wins: true,
+    deleted_by: None,
     conflict: ("code", "987654321"),
     fields: &[
         F("code", 980, Int(0, 70_000)),

@@ -18,6 +18,8 @@ pub static FAULT_DATA: Entity = Entity {
     version: 2,
     event_time: true,
     keyed_by_start: false,
+    latest_wins: true,
+    deleted_by: None,
     conflict: ("count", "1000001"),
     fields: &[
         F("amberWarningLamp", 1000, Bool(80)),

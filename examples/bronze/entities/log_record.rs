@@ -11,6 +11,8 @@ pub static LOG_RECORD: Entity = Entity {
     version: 1,
     event_time: true,
     keyed_by_start: false,
+    latest_wins: false,
+    deleted_by: None,
     conflict: ("speed", "987"),
     fields: &[
         F("dateTime", 1000, EventTime),

@@ -21,6 +21,10 @@ pub struct Entity {
     pub event_time: bool,
     /// The key is device and start, not id.
     pub keyed_by_start: bool,
+    /// Of the records of one key the latest is the row; otherwise other content under a key is refused.
+    pub latest_wins: bool,
+    /// A record with this member deletes its key.
+    pub deleted_by: Option<&'static str>,
     pub fields: &'static [F],
     /// A valid change to a property outside the key, with a value that no good record has.
     pub conflict: (&'static str, &'static str),

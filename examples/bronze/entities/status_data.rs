@@ -11,6 +11,8 @@ pub static STATUS_DATA: Entity = Entity {
     version: 1,
     event_time: true,
     keyed_by_start: false,
+    latest_wins: false,
+    deleted_by: None,
     conflict: ("data", "-987654321.5"),
     fields: &[
         F("controller", 950, Either(950, &Word(&["ControllerNoneId"]), &Object(&[F("id", 1000, Word(&["ControllerGoDeviceId"]))]))),

@@ -14,6 +14,8 @@ pub static TRIP: Entity = Entity {
     version: 1,
     event_time: true,
     keyed_by_start: true,
+    latest_wins: true,
+    deleted_by: Some("deletedDateTime"),
     conflict: ("distance", "999999.5"),
     fields: &[
         F("afterHoursDistance", 1000, Either(700, &Raw(&["0"]), &Num(0, 900_000_000, 7))),

@@ -13,6 +13,8 @@ pub static USER: Entity = Entity {
     version: 1,
     event_time: false,
     keyed_by_start: false,
+    latest_wins: true,
+    deleted_by: None,
     conflict: ("acceptedEULA", "990001"),
     fields: &[
         F("acceptedEULA", 1000, Int(0, 25)),

@@ -19,13 +19,15 @@ use crate::domain::json::{Kind, Value, write_string};
 use crate::domain::time::{Instant, MICROS_PER_DAY, civil_from_days, parse_date, parse_duration, parse_timestamp};
 use crate::domain::{PartitionColumn, Reject, RejectCode};
 use crate::job::{Job, UnknownFields};
-use crate::plan::{BatchPlan, Column};
+use crate::plan::{BatchPlan, Column, order};
 use crate::silver::keys::RowHashes;
 
 #[derive(Debug, thiserror::Error)]
 pub enum EnrichError {
     #[error("cannot build the columns of {file}: {source}")]
     Columns { file: Arc<str>, source: arrow::error::ArrowError },
+    #[error("cannot judge delete_when over {file}: {source}")]
+    Condition { file: Arc<str>, source: Box<datafusion::error::DataFusionError> },
 }
 
 /// A chunk of rows ready to be written, and every refusal up to here.
@@ -35,6 +37,10 @@ pub struct Enriched {
     /// Silver's full schema.
     pub rows: RecordBatch,
     pub hashes: RowHashes,
+    /// `order_by` values of each row; empty where records are not ordered by any.
+    pub prefixes: Vec<String>,
+    /// Which rows delete the row of their key.
+    pub deletes: Vec<bool>,
     /// Decoded offset, length and bytes of each row, should it still be refused.
     pub places: Vec<(u64, bytes::Bytes)>,
     pub versions: Vec<u32>,
@@ -50,14 +56,23 @@ pub fn enrich(validated: Validated, plan: &BatchPlan) -> Result<Enriched, Enrich
     let arrays: Vec<ArrayRef> = columns
         .columns
         .iter()
+        .filter(|column| **column != Column::Order)
         .map(|column| match column {
             Column::Property(at) => property_column(decoded, rows, slots, *at, plan),
             other => technical_column(*other, &validated, &dates, plan),
         })
         .collect();
-    let batch = RecordBatch::try_new(columns.schema.clone(), arrays);
+    let order_by: Vec<ArrayRef> = columns.order_by.iter().map(|at| arrays[*at].clone()).collect();
+    let prefixes = order::prefixes(&order_by, rows.len());
+    let batch = with_order(arrays, &prefixes, &validated, plan);
     let hashed = batch.and_then(|batch| RowHashes::of(&batch, columns).map(|hashes| (batch, hashes)));
     let (batch, hashes) = hashed.map_err(|source| EnrichError::Columns { file: decoded.origin.file.clone(), source })?;
+    let deletes = match &plan.of.deletes {
+        Some(condition) => condition
+            .holds(&batch)
+            .map_err(|source| EnrichError::Condition { file: decoded.origin.file.clone(), source: Box::new(source) })?,
+        None => vec![false; rows.len()],
+    };
     let place = |valid: &Valid| {
         let Row { start, end, .. } = valid.row;
         (decoded.base + u64::from(start), decoded.bytes.slice(start as usize..end as usize))
@@ -66,12 +81,30 @@ pub fn enrich(validated: Validated, plan: &BatchPlan) -> Result<Enriched, Enrich
     Ok(Enriched {
         origin: decoded.origin.clone(),
         hashes,
+        prefixes,
+        deletes,
         places: rows.iter().map(place).collect(),
         versions: rows.iter().map(|valid| valid.version).collect(),
         rejects: validated.decoded.rejects,
         read: validated.decoded.read,
         rows: batch,
     })
+}
+
+/// Silver's columns; the order, which is made of others, comes last.
+fn with_order(
+    mut arrays: Vec<ArrayRef>,
+    prefixes: &[String],
+    validated: &Validated,
+    plan: &BatchPlan,
+) -> Result<RecordBatch, arrow::error::ArrowError> {
+    let columns = &plan.of.columns;
+    if columns.columns.last() == Some(&Column::Order) {
+        let origin = &validated.decoded.origin;
+        let offsets = validated.rows.iter().map(|valid| validated.decoded.offset(&valid.row));
+        arrays.push(Arc::new(order::orders(prefixes, &order::tail(&origin.object, &origin.file), offsets)));
+    }
+    RecordBatch::try_new(columns.schema.clone(), arrays)
 }
 
 /// Year, month, day and event date of a row.
@@ -275,7 +308,7 @@ fn technical_column(column: Column, validated: &Validated, dates: &[Dates], plan
         Column::IngestedAt => {
             Arc::new(TimestampMicrosecondArray::from_iter_values(rows.iter().map(|_| plan.ingested_at)).with_timezone("UTC"))
         }
-        Column::Rescued | Column::Property(_) => {
+        Column::Rescued | Column::Property(_) | Column::Order => {
             let keep = plan.of.job.unknown_fields == UnknownFields::Rescue;
             Arc::new(StringArray::from_iter(
                 rows.iter().map(|valid| {

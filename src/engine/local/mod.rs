@@ -11,6 +11,7 @@ pub mod dedupe;
 pub mod enrich;
 pub mod frame;
 pub mod reconcile;
+mod spool;
 pub mod validate;
 pub mod write;
 
@@ -22,7 +23,6 @@ use tokio::sync::mpsc;
 use crate::domain::{BronzeObject, Layout};
 use crate::plan::BatchPlan;
 use crate::silver::SilverError;
-use crate::silver::keys::TableKeys;
 use crate::store::{Store, StoreError};
 
 use decode::{Origin, decode};
@@ -30,6 +30,7 @@ use dedupe::Dedupe;
 use enrich::{EnrichError, Enriched, enrich};
 use frame::{Coverage, FrameError, Framer};
 use reconcile::reconcile;
+use spool::SpoolError;
 use validate::validate;
 use write::Writer;
 pub use write::{Example, RejectSummary, Staged, Tables};
@@ -49,6 +50,8 @@ pub enum StageError {
     Frame { file: String, source: FrameError },
     #[error("{file}: of {decoded} decoded bytes {covered} were accounted for; this is a bug, nothing was committed")]
     Coverage { file: String, decoded: u64, covered: u64 },
+    #[error(transparent)]
+    Spool(#[from] SpoolError),
     #[error("reading {file} ended early: {message}")]
     Task { file: String, message: String },
 }
@@ -61,6 +64,8 @@ pub struct Engine {
     pub threads: usize,
     /// Decoded bytes per chunk.
     pub chunk: usize,
+    /// Local folder for rows that do not fit in memory.
+    pub spill: std::path::PathBuf,
     /// Called with the stored bytes of each object that was read.
     pub progress: Progress,
 }
@@ -83,8 +88,7 @@ enum Piece {
 
 /// Stages a batch: frame → decode → reconcile → validate → enrich, object by object; → dedupe → write, in order.
 pub async fn stage(engine: &Engine, plan: &Arc<BatchPlan>, tables: &Tables) -> Result<Staged, StageError> {
-    let keys = TableKeys::open(&tables.silver, plan.of.columns.clone(), &plan.of.source.database).await?;
-    let mut dedupe = Dedupe::new(keys);
+    let mut dedupe = Dedupe::open(engine, plan, tables).await?;
     let mut writer = Writer::new(plan, tables);
     let mut pieces = read_ahead(engine, plan, |frames, origin, plan| {
         let decoded = decode(frames, origin, &plan.of.job);
@@ -95,6 +99,10 @@ pub async fn stage(engine: &Engine, plan: &Arc<BatchPlan>, tables: &Tables) -> R
             writer.abort().await;
             return Err(error);
         }
+    }
+    if let Err(error) = dedupe.finish(&mut writer).await {
+        writer.abort().await;
+        return Err(error);
     }
     writer.close().await
 }

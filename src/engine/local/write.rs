@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use arrow::array::RecordBatch;
 use deltalake::kernel::Add;
 use serde::{Deserialize, Serialize};
 
@@ -9,7 +10,7 @@ use super::StageError;
 use super::dedupe::Unique;
 use super::enrich::quarantine_rows;
 use crate::domain::{Layout, LayoutCount, Records, RejectCode};
-use crate::plan::{BatchPlan, quarantine_schema};
+use crate::plan::{BatchPlan, marks_partition, marks_schema, quarantine_schema};
 use crate::silver::Table;
 use crate::silver::write::{TableWriter, remove_staged};
 
@@ -45,6 +46,9 @@ impl RejectSummary {
 pub struct Staged {
     pub silver: Vec<Add>,
     pub quarantine: Vec<Add>,
+    pub marks: Vec<Add>,
+    /// List of the rows that leave silver.
+    pub replaced: Option<String>,
     pub records: Records,
     pub rejects: RejectSummary,
     pub layouts: BTreeMap<Layout, LayoutCount>,
@@ -55,7 +59,21 @@ pub struct Staged {
 impl Staged {
     /// Bytes of all staged files.
     pub fn written(&self) -> u64 {
-        self.silver.iter().chain(&self.quarantine).map(|add| add.size.max(0) as u64).sum()
+        self.silver.iter().chain(&self.quarantine).chain(&self.marks).map(|add| add.size.max(0) as u64).sum()
+    }
+
+    /// Removes every staged file: nothing of the batch will be committed.
+    pub async fn discard(&self, tables: &Tables) {
+        remove_staged(&tables.silver, &self.silver).await;
+        remove_staged(&tables.quarantine, &self.quarantine).await;
+        if let Some(marks) = &tables.marks {
+            remove_staged(marks, &self.marks).await;
+        }
+        if let Some(list) = &self.replaced
+            && let Err(error) = tables.silver.staging().delete(list).await
+        {
+            tracing::warn!(list, %error, "a staged list could not be removed; vacuum removes it");
+        }
     }
 
     /// The second reckoning: rows by the footers of the staged files.
@@ -63,7 +81,7 @@ impl Staged {
         let rows = |adds: &[Add]| -> Option<u64> {
             adds.iter().map(|add| serde_json::from_str::<serde_json::Value>(add.stats.as_deref()?).ok()?.get("numRecords")?.as_u64()).sum()
         };
-        rows(&self.silver) == Some(self.records.inserted) && rows(&self.quarantine) == Some(self.records.quarantined)
+        rows(&self.silver) == Some(self.records.inserted + self.records.updated) && rows(&self.quarantine) == Some(self.records.quarantined)
     }
 }
 
@@ -72,19 +90,22 @@ pub struct Writer<'p> {
     tables: Tables,
     silver: TableWriter,
     quarantine: TableWriter,
+    marks: Option<TableWriter>,
     staged: Staged,
 }
 
-/// The two tables of an entity.
+/// The tables of an entity.
 #[derive(Debug, Clone)]
 pub struct Tables {
     pub silver: Table,
     pub quarantine: Table,
+    /// Where records may change: what is remembered beside silver's rows.
+    pub marks: Option<Table>,
 }
 
 impl Tables {
     pub fn named(&self, name: &str) -> Option<Table> {
-        [&self.silver, &self.quarantine].into_iter().find(|table| table.name == name).cloned()
+        [&self.silver, &self.quarantine].into_iter().chain(&self.marks).find(|table| table.name == name).cloned()
     }
 }
 
@@ -98,6 +119,7 @@ impl<'p> Writer<'p> {
             tables: tables.clone(),
             silver: TableWriter::new(&tables.silver, columns.schema.clone(), &columns.partition_by, job.table, open),
             quarantine: TableWriter::new(&tables.quarantine, quarantine_schema(), &["database".to_owned()], job.table, open),
+            marks: tables.marks.as_ref().map(|marks| TableWriter::new(marks, marks_schema(columns), &marks_partition(), job.table, open)),
             staged: Staged::default(),
         }
     }
@@ -123,6 +145,23 @@ impl<'p> Writer<'p> {
         Ok(())
     }
 
+    pub async fn silver(&mut self, rows: &RecordBatch) -> Result<(), StageError> {
+        Ok(self.silver.write(rows).await?)
+    }
+
+    pub async fn marks(&mut self, rows: &RecordBatch) -> Result<(), StageError> {
+        match &mut self.marks {
+            Some(marks) => Ok(marks.write(rows).await?),
+            None => Ok(()),
+        }
+    }
+
+    /// Outcomes that were decided when all of the batch was read, and the list of rows that leave silver.
+    pub fn settled(&mut self, records: Records, replaced: Option<String>) {
+        self.staged.records += records;
+        self.staged.replaced = replaced;
+    }
+
     /// An object is read to its end.
     pub fn object_read(&mut self, layout: Layout, decoded: u64) {
         self.staged.layouts.entry(layout).or_default().files += 1;
@@ -131,19 +170,28 @@ impl<'p> Writer<'p> {
 
     pub async fn close(self) -> Result<Staged, StageError> {
         let mut staged = self.staged;
-        staged.quarantine = self.quarantine.close().await?;
-        match self.silver.close().await {
-            Ok(adds) => staged.silver = adds,
+        let closed = async {
+            staged.quarantine = self.quarantine.close().await?;
+            if let Some(marks) = self.marks {
+                staged.marks = marks.close().await?;
+            }
+            staged.silver = self.silver.close().await?;
+            Ok(())
+        };
+        match closed.await {
+            Ok(()) => Ok(staged),
             Err(error) => {
-                remove_staged(&self.tables.quarantine, &staged.quarantine).await;
-                return Err(error.into());
+                staged.discard(&self.tables).await;
+                Err(error)
             }
         }
-        Ok(staged)
     }
 
     pub async fn abort(self) {
         self.silver.abort().await;
         self.quarantine.abort().await;
+        if let Some(marks) = self.marks {
+            marks.abort().await;
+        }
     }
 }

@@ -1,0 +1,165 @@
+//! The latest record of a key is its row; deletes leave none.
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, AsArray, Date32Array, RecordBatch, StringArray, TimestampMicrosecondArray, UInt32Array};
+use arrow::compute::take_record_batch;
+
+use super::super::enrich::Enriched;
+use super::super::spool::Spool;
+use super::super::write::{Tables, Writer};
+use super::super::{Engine, StageError};
+use super::Unique;
+use crate::domain::Records;
+use crate::domain::time::MICROS_PER_DAY;
+use crate::plan::{BatchPlan, ORDER, marks_schema, order};
+use crate::silver::SilverError;
+use crate::silver::replace::stage_list;
+use crate::silver::upsert::{Against, Arrivals, BatchKeys, DELETED, Extent, Fate, Present, UNCHANGED, keys_at, replaced_rows, resolve};
+
+pub struct Latest {
+    plan: Arc<BatchPlan>,
+    tables: Tables,
+    threads: usize,
+    keys: BatchKeys,
+    spool: Spool,
+}
+
+impl Latest {
+    pub fn new(engine: &Engine, plan: &Arc<BatchPlan>, tables: &Tables) -> Self {
+        let spool = Spool::new(&engine.spill, plan.of.job.limits.spool);
+        Self { plan: plan.clone(), tables: tables.clone(), threads: engine.threads, keys: BatchKeys::default(), spool }
+    }
+
+    pub fn put_aside(&mut self, chunk: Enriched) -> Result<Unique, StageError> {
+        let Enriched { origin, rows, hashes, prefixes, deletes, places, rejects, read, .. } = chunk;
+        let tail = order::tail(&origin.object, &origin.file);
+        let offsets = places.iter().map(|(offset, _)| *offset).collect();
+        let arrivals = Arrivals { rows: &rows, hashes: &hashes, tail: &tail, prefixes, offsets, deletes };
+        self.keys.add(arrivals, &self.plan.of.columns);
+        let records = Records { read, quarantined: rejects.len() as u64, ..Records::default() };
+        let nothing = rows.slice(0, 0);
+        if rows.num_rows() > 0 {
+            self.spool.push(rows)?;
+        }
+        Ok(Unique { origin, rows: nothing, rejects, records })
+    }
+
+    pub async fn finish(mut self, writer: &mut Writer<'_>) -> Result<(), StageError> {
+        let present = self.settle_fates().await?;
+        let mut counts = Records { duplicate: self.keys.superseded(), removed: vanished(&present), ..Records::default() };
+        for fate in self.keys.fates() {
+            match fate {
+                Fate::Older | Fate::Same { .. } => counts.duplicate += 1,
+                Fate::Insert => counts.inserted += 1,
+                Fate::Update => counts.updated += 1,
+                Fate::Delete { .. } => counts.deleted += 1,
+            }
+        }
+        let replaced = self.write(&present, writer).await?;
+        let list = stage_list(&self.tables.silver, &self.plan.batch, &replaced).await?;
+        writer.settled(counts, list);
+        Ok(())
+    }
+
+    async fn settle_fates(&mut self) -> Result<Present, StageError> {
+        let snapshot = self.plan.extent.as_ref();
+        let mut keys = std::mem::take(&mut self.keys);
+        // A day that has no sound record says nothing about rows, least of all that they are gone.
+        let present = if keys.is_empty() || snapshot.is_some_and(|extent| extent.outdated) {
+            keys.outdate();
+            Present::default()
+        } else {
+            let against = Against {
+                table: &self.tables.silver,
+                marks: self.tables.marks.as_ref(),
+                columns: self.plan.of.columns.clone(),
+                database: &self.plan.of.source.database,
+                extent: if snapshot.is_some() { Extent::Database } else { Extent::Keys },
+                threads: self.threads,
+            };
+            let (settled, present) = resolve(keys, &against).await?;
+            keys = settled;
+            present
+        };
+        self.keys = keys;
+        Ok(present)
+    }
+
+    /// Writes new and changed rows and marks; returns the rows that they take out.
+    async fn write(&mut self, present: &Present, writer: &mut Writer<'_>) -> Result<Vec<RecordBatch>, StageError> {
+        let arrow = |source| StageError::Silver(SilverError::Arrow { table: self.tables.silver.name.clone(), source });
+        let columns = &self.plan.of.columns;
+        let mut replaced = present.vanished.clone();
+        let mut first = 0;
+        for rows in self.spool.read()? {
+            let rows = rows?;
+            let mut sorted = Sorted::default();
+            for at in 0..rows.num_rows() as u32 {
+                if let Some((key, fate)) = self.keys.fate(first + at) {
+                    sorted.sort(at, key, fate, present);
+                }
+            }
+            first += rows.num_rows() as u32;
+            if !sorted.write.is_empty() {
+                writer.silver(&take_record_batch(&rows, &UInt32Array::from(sorted.write)).map_err(arrow)?).await?;
+            }
+            if !sorted.marks.is_empty() && self.tables.marks.is_some() {
+                writer.marks(&marks(&rows, &sorted.marks, &self.plan).map_err(arrow)?).await?;
+            }
+            if !sorted.replaced.is_empty() {
+                let at: Vec<u32> = sorted.replaced.iter().map(|(at, _, _)| *at).collect();
+                let keys = keys_at(&rows, columns, &at).map_err(arrow)?;
+                let place = |n: usize| (sorted.replaced[n].1, sorted.replaced[n].2);
+                replaced.push(replaced_rows(&keys, columns, place).map_err(arrow)?);
+            }
+        }
+        Ok(replaced)
+    }
+}
+
+/// Positions of a chunk's rows by what they lead to.
+#[derive(Default)]
+struct Sorted<'p> {
+    write: Vec<u32>,
+    marks: Vec<(u32, &'static str)>,
+    /// Position of the record; file and row of what it takes out.
+    replaced: Vec<(u32, &'p str, u32)>,
+}
+
+impl<'p> Sorted<'p> {
+    fn sort(&mut self, at: u32, key: u32, fate: Fate, present: &'p Present) {
+        if matches!(fate, Fate::Insert | Fate::Update) {
+            self.write.push(at);
+        }
+        if matches!(fate, Fate::Update | Fate::Delete { .. }) {
+            self.replaced.extend(present.places(key).map(|(file, row)| (at, file, row)));
+        }
+        match fate {
+            Fate::Delete { marked: false } => self.marks.push((at, DELETED)),
+            Fate::Same { marked: false } => self.marks.push((at, UNCHANGED)),
+            _ => {}
+        }
+    }
+}
+
+fn vanished(present: &Present) -> u64 {
+    present.vanished.iter().map(|rows| rows.num_rows() as u64).sum()
+}
+
+fn marks(rows: &RecordBatch, marked: &[(u32, &'static str)], plan: &BatchPlan) -> Result<RecordBatch, arrow::error::ArrowError> {
+    let columns = &plan.of.columns;
+    let at: Vec<u32> = marked.iter().map(|(at, _)| *at).collect();
+    let texts = |text: &str| Arc::new(StringArray::from_iter_values(marked.iter().map(|_| text))) as ArrayRef;
+    let orders = rows.column_by_name(ORDER).map(AsArray::as_string::<i32>);
+    let mut arrays = keys_at(rows, columns, &at)?.columns().to_vec();
+    arrays.extend([
+        texts(&plan.of.source.database),
+        Arc::new(StringArray::from_iter(at.iter().map(|at| orders.map(|orders| orders.value(*at as usize))))),
+        Arc::new(StringArray::from_iter_values(marked.iter().map(|(_, kind)| *kind))),
+        texts(&plan.batch),
+        Arc::new(TimestampMicrosecondArray::from_value(plan.ingested_at, marked.len()).with_timezone("UTC")),
+        Arc::new(Date32Array::from_value(plan.ingested_at.div_euclid(MICROS_PER_DAY) as i32, marked.len())),
+    ]);
+    RecordBatch::try_new(marks_schema(columns), arrays)
+}

@@ -1,0 +1,92 @@
+//! Which of two records of a key is the later one: a text per record, compared byte by byte.
+//!
+//! `order_by` values first, then the tail: layout, path date, time stamp in the object's name, file, offset. It knows neither
+//! when an object was modified nor when it was read. Parts are joined by U+001F, which is less than any character of a name;
+//! numbers have a fixed width. `docs/decisions/0006` says it for other engines.
+
+use std::cmp::Ordering;
+use std::fmt::Write;
+
+use arrow::array::{Array, ArrayRef, AsArray, StringArray};
+use arrow::datatypes::{DataType, Date32Type, Int64Type, TimestampMicrosecondType};
+
+use super::{path_date, stamp_in_name};
+use crate::domain::time::{MICROS_PER_DAY, civil_from_days};
+use crate::domain::{BronzeObject, Layout};
+
+pub const SEPARATOR: char = '\u{1f}';
+const OFFSET_DIGITS: usize = 20;
+
+/// Order of a record without its `order_by` values and its offset: what all records of a file share.
+pub fn tail(object: &BronzeObject, file: &str) -> String {
+    let layout = match object.layout {
+        Layout::YearRoot => '0',
+        Layout::Firehose => '1',
+    };
+    let date = path_date(&object.path).map(date_text).unwrap_or_default();
+    let stamp = stamp_in_name(&object.key).unwrap_or_default();
+    format!("{layout}{SEPARATOR}{date}{SEPARATOR}{stamp}{SEPARATOR}{file}")
+}
+
+/// The path day that an object belongs to: layout and date, ordered like the objects themselves.
+pub fn extent(object: &BronzeObject) -> String {
+    let whole = tail(object, "");
+    whole.split(SEPARATOR).take(2).collect::<Vec<_>>().join(" ")
+}
+
+/// The whole order of a record.
+pub fn order_text(prefix: &str, tail: &str, offset: u64) -> String {
+    format!("{prefix}{tail}{SEPARATOR}{offset:0OFFSET_DIGITS$}")
+}
+
+/// How a record stands to an order text, without building its own.
+pub fn compare(prefix: &str, tail: &str, offset: u64, other: &str) -> Ordering {
+    let separator = [SEPARATOR as u8];
+    let digits = format!("{offset:0OFFSET_DIGITS$}");
+    let ours = prefix.bytes().chain(tail.bytes()).chain(separator).chain(digits.bytes());
+    ours.cmp(other.bytes())
+}
+
+/// The `order_by` values of each row, every one ended by the separator; empty texts where there are none.
+pub fn prefixes(columns: &[ArrayRef], rows: usize) -> Vec<String> {
+    let mut prefixes = vec![String::new(); rows];
+    for column in columns {
+        for (row, prefix) in prefixes.iter_mut().enumerate() {
+            if column.is_valid(row) {
+                write_value(column, row, prefix);
+            }
+            prefix.push(SEPARATOR);
+        }
+    }
+    prefixes
+}
+
+fn write_value(column: &ArrayRef, row: usize, out: &mut String) {
+    // Writing to a String cannot fail.
+    let _ = match column.data_type() {
+        DataType::Utf8 => out.write_str(column.as_string::<i32>().value(row)),
+        DataType::Date32 => out.write_str(&date_text(column.as_primitive::<Date32Type>().value(row))),
+        DataType::Int64 => {
+            let shifted = column.as_primitive::<Int64Type>().value(row).cast_unsigned() ^ (1 << 63);
+            write!(out, "{shifted:020}")
+        }
+        DataType::Timestamp(..) => {
+            let micros = column.as_primitive::<TimestampMicrosecondType>().value(row);
+            let (days, of_day) = (micros.div_euclid(MICROS_PER_DAY), micros.rem_euclid(MICROS_PER_DAY));
+            let (seconds, fraction) = (of_day / 1_000_000, of_day % 1_000_000);
+            let (hour, minute, second) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+            write!(out, "{}T{hour:02}:{minute:02}:{second:02}.{fraction:06}Z", date_text(days as i32))
+        }
+        _ => Ok(()),
+    };
+}
+
+pub fn date_text(days: i32) -> String {
+    let (year, month, day) = civil_from_days(days.into());
+    format!("{year:04}-{month:02}-{day:02}")
+}
+
+/// Orders as a column.
+pub fn orders(prefixes: &[String], tail: &str, offsets: impl Iterator<Item = u64>) -> StringArray {
+    StringArray::from_iter_values(prefixes.iter().zip(offsets).map(|(prefix, offset)| order_text(prefix, tail, offset)))
+}

@@ -1,0 +1,276 @@
+//! Taking rows out of a table's files: what an upsert, a snapshot or a reprocessing does to the rows it replaces.
+//!
+//! The rows stand in a staged list: their keys, and the places where they were when the intent was written. Whoever commits the
+//! intent asks the snapshot it builds on: a file that is still live is taken at its word; rows of a file that is not (a
+//! compaction moved them) are found again by key. Files that hold such rows are written anew without them, a file that holds
+//! nothing else is only removed. Nothing here needs a job or a contract, so any run can finish any intent.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+use arrow::array::{AsArray, BooleanArray, RecordBatch};
+use arrow::compute::{concat_batches, filter_record_batch};
+use arrow::datatypes::{Fields, Int64Type, Schema, SchemaRef};
+use delta_kernel::engine::arrow_conversion::TryIntoArrow;
+use delta_kernel::expressions::Scalar;
+use delta_kernel::schema::{DataType, PrimitiveType};
+use delta_kernel::snapshot::SnapshotRef;
+use deltalake::kernel::{Add, Remove};
+use futures::{StreamExt, TryStreamExt};
+use indexmap::IndexMap;
+use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use serde_json::json;
+
+use super::file::{DataFile, row_hashes};
+use super::keys::{KeyRanges, may_hold};
+use super::write::{partition_writer, remove_staged};
+use super::{LiveFile, SilverError, Table};
+use crate::job;
+use crate::ledger::{Replaced, TableIntent};
+use crate::plan::{PLACE_FILE, PLACE_ROW};
+
+/// Files written anew at the same time.
+const REWRITES: usize = 2;
+
+/// Files to remove and files to add instead, as of one version.
+#[derive(Debug, Default)]
+pub(super) struct Exchange {
+    removed: Vec<LiveFile>,
+    added: Vec<Add>,
+}
+
+impl Exchange {
+    /// Whether every removed file is live among `files`.
+    pub(super) fn fits(&self, files: &[LiveFile]) -> bool {
+        let live: HashSet<&str> = files.iter().map(|file| file.path.as_str()).collect();
+        self.removed.iter().all(|file| live.contains(file.path.as_str()))
+    }
+
+    pub(super) fn actions(&self) -> impl Iterator<Item = serde_json::Value> + '_ {
+        let now = chrono::Utc::now().timestamp_millis();
+        let removes = self.removed.iter().map(move |file| {
+            json!({"remove": Remove {
+                path: file.path.clone(),
+                data_change: true,
+                deletion_timestamp: Some(now),
+                extended_file_metadata: Some(true),
+                partition_values: Some(file.partition_values.clone()),
+                size: Some(file.size as i64),
+                ..Remove::default()
+            }})
+        });
+        removes.chain(self.added.iter().map(|add| json!({"add": add})))
+    }
+
+    /// Nothing of it was committed.
+    pub(super) async fn discard(self, table: &Table) {
+        remove_staged(table, &self.added).await;
+    }
+}
+
+/// What committing `intent` on `snapshot`, whose live files are `files`, does to them.
+pub(super) async fn exchange(
+    table: &Table,
+    intent: &TableIntent,
+    snapshot: &SnapshotRef,
+    files: &[LiveFile],
+    settings: &job::Table,
+) -> Result<Exchange, SilverError> {
+    let mut exchange = Exchange::default();
+    if let Some(expiry) = &intent.expires {
+        let expired = |file: &&LiveFile| {
+            let value = file.partition_values.get(&expiry.column).and_then(Option::as_deref);
+            value.is_some_and(|value| value < expiry.before.as_str())
+        };
+        exchange.removed.extend(files.iter().filter(expired).cloned());
+    }
+    if let Some(replaced) = &intent.replaces {
+        let places = places(table, replaced, files).await?;
+        let schema: Schema =
+            snapshot.schema().as_ref().try_into_arrow().map_err(|source| SilverError::Arrow { table: table.name.clone(), source })?;
+        let (schema, types) = (Arc::new(schema), partition_types(snapshot));
+        let rewrites = places.into_iter().map(|(file, rows)| {
+            let (table, schema, types, settings) = (table.clone(), schema.clone(), types.clone(), *settings);
+            let name = table.name.clone();
+            let task =
+                tokio::spawn(async move { without(&table, &file, &rows, &schema, &types, &settings).await.map(|adds| (file, adds)) });
+            async move { task.await.unwrap_or_else(|error| Err(SilverError::Task { table: name, message: error.to_string() })) }
+        });
+        let mut rewritten = futures::stream::iter(rewrites).buffered(REWRITES);
+        while let Some(done) = rewritten.next().await {
+            match done {
+                Ok((file, adds)) => {
+                    exchange.removed.push(file);
+                    exchange.added.extend(adds);
+                }
+                Err(error) => {
+                    exchange.discard(table).await;
+                    return Err(error);
+                }
+            }
+        }
+    }
+    Ok(exchange)
+}
+
+fn partition_types(snapshot: &SnapshotRef) -> Vec<(String, PrimitiveType)> {
+    let schema = snapshot.schema();
+    let columns = snapshot.table_configuration().metadata().partition_columns().iter();
+    let typed = columns.filter_map(|name| match schema.field(name)?.data_type() {
+        DataType::Primitive(primitive) => Some((name.clone(), primitive.clone())),
+        _ => None,
+    });
+    typed.collect()
+}
+
+/// Where the replaced rows are now: positions by file, ascending.
+async fn places(table: &Table, replaced: &Replaced, files: &[LiveFile]) -> Result<Vec<(LiveFile, Vec<u32>)>, SilverError> {
+    let of_database = |file: &&LiveFile| {
+        replaced
+            .database
+            .as_deref()
+            .is_none_or(|database| file.partition_values.get("database").is_some_and(|value| value.as_deref() == Some(database)))
+    };
+    let live: BTreeMap<&str, &LiveFile> = files.iter().filter(of_database).map(|file| (file.path.as_str(), file)).collect();
+    let list = read_list(table, &replaced.list).await?;
+    let mut places: BTreeMap<&str, Vec<u32>> = BTreeMap::new();
+    let mut moved = Vec::new();
+    let (paths, rows) = (text(&list, PLACE_FILE), list.column_by_name(PLACE_ROW).and_then(|rows| rows.as_primitive_opt::<Int64Type>()));
+    for at in 0..list.num_rows() {
+        let (path, row) = (paths.map_or("", |paths| paths.value(at)), rows.map_or(0, |rows| rows.value(at)));
+        match live.get_key_value(path) {
+            Some((path, _)) => places.entry(path).or_default().push(row as u32),
+            None => moved.push(at),
+        }
+    }
+    if !moved.is_empty() {
+        tracing::info!(table = %table.name, rows = moved.len(), "rows were moved by a compaction; looking for their keys");
+        for (file, found) in find_again(table, &list, &moved, live.values().copied()).await? {
+            places.entry(file).or_default().extend(found);
+        }
+    }
+    let mut found: Vec<(LiveFile, Vec<u32>)> = places
+        .into_iter()
+        .filter_map(|(path, mut rows)| {
+            rows.sort_unstable();
+            rows.dedup();
+            Some(((*live.get(path)?).clone(), rows))
+        })
+        .collect();
+    found.sort_by_key(|(file, _)| std::cmp::Reverse(file.size));
+    Ok(found)
+}
+
+fn text<'b>(batch: &'b RecordBatch, column: &str) -> Option<&'b arrow::array::StringArray> {
+    batch.column_by_name(column)?.as_string_opt::<i32>()
+}
+
+async fn find_again<'f>(
+    table: &Table,
+    list: &RecordBatch,
+    moved: &[usize],
+    files: impl Iterator<Item = &'f LiveFile>,
+) -> Result<Vec<(&'f str, Vec<u32>)>, SilverError> {
+    let arrow = |source| SilverError::Arrow { table: table.name.clone(), source };
+    let is_moved: HashSet<usize> = moved.iter().copied().collect();
+    let mask: BooleanArray = (0..list.num_rows()).map(|at| Some(is_moved.contains(&at))).collect();
+    let lost = filter_record_batch(list, &mask).map_err(arrow)?;
+    let key: Fields =
+        lost.schema().fields().iter().filter(|field| ![PLACE_FILE, PLACE_ROW].contains(&field.name().as_str())).cloned().collect();
+    let columns: Vec<_> = key.iter().filter_map(|field| lost.column_by_name(field.name()).cloned()).collect();
+    let wanted: HashMap<u128, u32> = row_hashes(&columns).map_err(arrow)?.into_iter().zip(0..).collect();
+    let ranges = [KeyRanges::of_columns(&lost, key.iter().map(|field| field.name().as_str()))];
+    let mut found = Vec::new();
+    for file in files.filter(|file| may_hold(file, &ranges)) {
+        let rows = DataFile::open(table, file).await?.find(&key, &wanted).await?;
+        if !rows.is_empty() {
+            found.push((file.path.as_str(), rows.into_iter().map(|(row, _)| row).collect()));
+        }
+    }
+    Ok(found)
+}
+
+/// The file's rows but those at `rows`, as new files of the same partition.
+async fn without(
+    table: &Table,
+    file: &LiveFile,
+    rows: &[u32],
+    schema: &SchemaRef,
+    partition_by: &[(String, PrimitiveType)],
+    settings: &job::Table,
+) -> Result<Vec<Add>, SilverError> {
+    let data = DataFile::open(table, file).await?;
+    if rows.len() as u64 == data.rows() {
+        return Ok(Vec::new());
+    }
+    let arrow = |source| SilverError::Arrow { table: table.name.clone(), source };
+    let fields: Fields = schema.fields().iter().filter(|field| data.has(field.name())).cloned().collect();
+    let values = partition_by.iter().map(|(name, ty)| {
+        let scalar = match file.partition_values.get(name).and_then(Option::as_deref) {
+            Some(text) => ty.parse_scalar(text).map_err(|source| table.kernel(source))?,
+            None => Scalar::Null(DataType::Primitive(ty.clone())),
+        };
+        Ok((name.clone(), scalar))
+    });
+    let values: IndexMap<String, Scalar> = values.collect::<Result<_, SilverError>>()?;
+    let mut writer = partition_writer(table, Arc::new(Schema::new(fields.clone())), values, settings)?;
+    let mut batches = data.read(&fields, None)?;
+    let (mut at, mut next, mut kept) = (0_u32, 0, 0_u64);
+    while let Some(batch) = batches.try_next().await? {
+        let end = at + batch.num_rows() as u32;
+        let upto = next + rows[next..].partition_point(|row| *row < end);
+        let batch = if upto == next {
+            batch
+        } else {
+            let mut keep = vec![true; batch.num_rows()];
+            for row in &rows[next..upto] {
+                keep[(row - at) as usize] = false;
+            }
+            filter_record_batch(&batch, &BooleanArray::from(keep)).map_err(arrow)?
+        };
+        (at, next) = (end, upto);
+        kept += batch.num_rows() as u64;
+        if batch.num_rows() > 0 {
+            writer.write(&batch).await.map_err(|source| table.delta(source))?;
+        }
+    }
+    let adds = writer.close().await.map_err(|source| table.delta(source))?;
+    if kept + rows.len() as u64 != data.rows() {
+        remove_staged(table, &adds).await;
+        return Err(SilverError::RowsLost {
+            table: table.name.clone(),
+            file: file.path.clone(),
+            before: data.rows(),
+            kept,
+            taken: rows.len(),
+        });
+    }
+    Ok(adds)
+}
+
+/// Writes a list of replaced rows beside the table; its path is what the intent names.
+pub async fn stage_list(table: &Table, name: &str, rows: &[RecordBatch]) -> Result<Option<String>, SilverError> {
+    let Some(first) = rows.first() else { return Ok(None) };
+    let parquet = |source| SilverError::Parquet { table: table.name.clone(), source };
+    let mut writer = ArrowWriter::try_new(Vec::new(), first.schema(), None).map_err(parquet)?;
+    for batch in rows {
+        writer.write(batch).map_err(parquet)?;
+    }
+    let bytes = writer.into_inner().map_err(parquet)?;
+    let path = format!("{}/{name}.parquet", table.name);
+    table.staging().put(&path, bytes.into()).await?;
+    Ok(Some(path))
+}
+
+async fn read_list(table: &Table, path: &str) -> Result<RecordBatch, SilverError> {
+    let parquet = |source| SilverError::Parquet { table: table.name.clone(), source };
+    let Some(bytes) = table.staging().get(path).await? else {
+        return Err(SilverError::StagedListMissing { table: table.name.clone(), path: path.to_owned() });
+    };
+    let reader = ParquetRecordBatchReaderBuilder::try_new(bytes).map_err(parquet)?;
+    let schema = reader.schema().clone();
+    let batches: Result<Vec<RecordBatch>, _> = reader.build().map_err(parquet)?.collect();
+    let arrow = |source| SilverError::Arrow { table: table.name.clone(), source };
+    concat_batches(&schema, &batches.map_err(arrow)?).map_err(arrow)
+}

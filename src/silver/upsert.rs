@@ -1,0 +1,359 @@
+//! What becomes of a batch's keys: each key's latest record against the row and the marks that the table has for it.
+//!
+//! A batch's keys are held in memory (some hundred bytes each, whatever the table's size); the table is only streamed: of every
+//! file that could hold one of the keys, the key columns; of the rows that do, order and contract properties. Marks
+//! ([`crate::plan::marks_schema`]) are streamed likewise. The rules are those of `docs/decisions/0006`.
+
+use std::cmp::Ordering;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrow::array::{Array, AsArray, Int64Array, RecordBatch, StringArray, UInt32Array};
+use arrow::compute::take_record_batch;
+use arrow::datatypes::{DataType, Field, Fields};
+use futures::{StreamExt, TryStreamExt};
+
+use super::file::{DataFile, row_hashes, rows_of, select};
+use super::keys::{KeyRanges, RowHashes, may_hold};
+use super::{LiveFile, SilverError, Table};
+use crate::plan::order::{compare, order_text};
+use crate::plan::{ORDER, SilverColumns, replaced_schema};
+
+/// Marks files of a key that was deleted, and of one whose newest record said the same as its row.
+pub const DELETED: &str = "deleted";
+pub const UNCHANGED: &str = "unchanged";
+
+/// What becomes of the latest record of a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// A later record is known.
+    Older,
+    Insert,
+    Update,
+    /// Its row says the same; `marked` where it is remembered already that this record did.
+    Same {
+        marked: bool,
+    },
+    /// It deletes, and a row is there or is not; `marked` where the delete is remembered already.
+    Delete {
+        marked: bool,
+    },
+}
+
+/// The latest record of one key.
+#[derive(Debug)]
+struct Latest {
+    /// Its row's number in the batch.
+    row: u32,
+    content: u128,
+    prefix: Box<str>,
+    file: u32,
+    offset: u64,
+    deletes: bool,
+    fate: Fate,
+}
+
+/// Rows of one stream of a batch, as told apart.
+pub struct Arrivals<'a> {
+    pub rows: &'a RecordBatch,
+    pub hashes: &'a RowHashes,
+    /// Order of the stream's records but for their own parts.
+    pub tail: &'a str,
+    pub prefixes: Vec<String>,
+    pub offsets: Vec<u64>,
+    pub deletes: Vec<bool>,
+}
+
+/// The keys of a batch and the latest record of each.
+#[derive(Debug, Default)]
+pub struct BatchKeys {
+    index: HashMap<u128, u32>,
+    latest: Vec<Latest>,
+    tails: Vec<Box<str>>,
+    ranges: Vec<KeyRanges>,
+    /// For each row of the batch its key.
+    key_of_row: Vec<u32>,
+}
+
+impl BatchKeys {
+    pub fn add(&mut self, arrivals: Arrivals<'_>, columns: &SilverColumns) {
+        if arrivals.rows.num_rows() == 0 {
+            return;
+        }
+        if self.tails.last().is_none_or(|tail| **tail != *arrivals.tail) {
+            self.tails.push(arrivals.tail.into());
+        }
+        let file = self.tails.len() as u32 - 1;
+        self.ranges.push(KeyRanges::of(arrivals.rows, columns));
+        let records = arrivals.prefixes.into_iter().zip(arrivals.offsets).zip(arrivals.deletes);
+        for (((prefix, offset), deletes), (key, content)) in records.zip(arrivals.hashes.keys.iter().zip(&arrivals.hashes.contents)) {
+            let row = self.key_of_row.len() as u32;
+            let record = Latest { row, content: *content, prefix: prefix.into(), file, offset, deletes, fate: Fate::Insert };
+            let next = self.latest.len() as u32;
+            let key = *self.index.entry(*key).or_insert(next);
+            self.key_of_row.push(key);
+            match self.latest.get(key as usize) {
+                None => self.latest.push(record),
+                Some(held) if self.order(&record, held).is_gt() => self.latest[key as usize] = record,
+                Some(_) => {}
+            }
+        }
+    }
+
+    fn order(&self, a: &Latest, b: &Latest) -> Ordering {
+        let tail = |record: &Latest| self.tails.get(record.file as usize).map_or("", |tail| tail).to_owned();
+        if a.prefix == b.prefix && a.file == b.file {
+            return a.offset.cmp(&b.offset);
+        }
+        compare(&a.prefix, &tail(a), a.offset, &order_text(&b.prefix, &tail(b), b.offset))
+    }
+
+    pub fn len(&self) -> usize {
+        self.latest.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.latest.is_empty()
+    }
+
+    /// Records whose key has a later one in the batch.
+    pub fn superseded(&self) -> u64 {
+        (self.key_of_row.len() - self.latest.len()) as u64
+    }
+
+    /// The fate of the batch's n-th row and its key's number, if it is its key's latest.
+    pub fn fate(&self, row: u32) -> Option<(u32, Fate)> {
+        let key = *self.key_of_row.get(row as usize)?;
+        let latest = self.latest.get(key as usize)?;
+        (latest.row == row).then_some((key, latest.fate))
+    }
+
+    pub fn fates(&self) -> impl Iterator<Item = Fate> + '_ {
+        self.latest.iter().map(|latest| latest.fate)
+    }
+
+    /// Everything in the batch is older than what the table has.
+    pub fn outdate(&mut self) {
+        for latest in &mut self.latest {
+            latest.fate = Fate::Older;
+        }
+    }
+
+    fn against(&self, key: u32, other: &str) -> Ordering {
+        let Some(latest) = self.latest.get(key as usize) else { return Ordering::Less };
+        let tail = self.tails.get(latest.file as usize).map_or("", |tail| tail);
+        compare(&latest.prefix, tail, latest.offset, other)
+    }
+}
+
+/// How a row that is there stands to its key's latest record.
+#[derive(Debug, Clone, Copy)]
+struct Hit {
+    key: u32,
+    file: u32,
+    row: u32,
+    /// Of the record, seen from the row.
+    order: Ordering,
+    same: bool,
+}
+
+/// Rows of the table under the batch's keys: where they are.
+#[derive(Debug, Default)]
+pub struct Present {
+    files: Vec<String>,
+    places: HashMap<u32, Vec<(u32, u32)>>,
+    /// Rows that the batch says nothing about, if it was asked, as a staged list has them.
+    pub vanished: Vec<RecordBatch>,
+}
+
+impl Present {
+    /// Where the rows of a key are.
+    pub fn places(&self, key: u32) -> impl Iterator<Item = (&str, u32)> {
+        let places = self.places.get(&key).map(Vec::as_slice).unwrap_or_default();
+        places.iter().filter_map(|(file, row)| Some((self.files.get(*file as usize)?.as_str(), *row)))
+    }
+}
+
+/// Which rows of the table a batch says nothing about although it should.
+#[derive(Debug, Clone)]
+pub enum Extent {
+    /// None: rows stay until a record says otherwise.
+    Keys,
+    /// All rows of the database.
+    Database,
+}
+
+/// What a resolution reads.
+pub struct Against<'t> {
+    pub table: &'t Table,
+    pub marks: Option<&'t Table>,
+    pub columns: Arc<SilverColumns>,
+    pub database: &'t str,
+    pub extent: Extent,
+    /// Files read at the same time.
+    pub threads: usize,
+}
+
+/// Settles every key's fate.
+pub async fn resolve(keys: BatchKeys, against: &Against<'_>) -> Result<(BatchKeys, Present), SilverError> {
+    let keys = Arc::new(keys);
+    let of_database =
+        |file: &LiveFile| file.partition_values.get("database").is_some_and(|value| value.as_deref() == Some(against.database));
+    let files = against.table.live_files(of_database).await?;
+    let whole = matches!(against.extent, Extent::Database);
+    let candidates: Vec<LiveFile> = files.into_iter().filter(|file| whole || may_hold(file, &keys.ranges)).collect();
+    let mut present = Present { files: candidates.iter().map(|file| file.path.clone()).collect(), ..Present::default() };
+    // Each is spawned when its turn comes, so that at most `threads` are open.
+    let tasks = candidates.into_iter().zip(0..).map(|(file, number)| {
+        let (table, columns, keys) = (against.table.clone(), against.columns.clone(), keys.clone());
+        let name = table.name.clone();
+        let task = tokio::spawn(async move { examine(&table, &file, number, &columns, &keys, whole).await });
+        async move { task.await.unwrap_or_else(|error| Err(SilverError::Task { table: name, message: error.to_string() })) }
+    });
+    let mut hits: Vec<Hit> = Vec::new();
+    let mut examined = futures::stream::iter(tasks).buffered(against.threads.max(1));
+    while let Some((found, vanished)) = examined.try_next().await? {
+        hits.extend(found);
+        present.vanished.extend(vanished);
+    }
+    drop(examined);
+    let marks = match against.marks {
+        Some(marks) => read_marks(marks, &keys, against).await?,
+        None => HashMap::new(),
+    };
+    let mut keys = Arc::try_unwrap(keys)
+        .map_err(|_| SilverError::Task { table: against.table.name.clone(), message: "a reader of keys outlived its batch".to_owned() })?;
+    let mut by_key: HashMap<u32, Vec<Hit>> = HashMap::new();
+    for hit in hits {
+        by_key.entry(hit.key).or_default().push(hit);
+    }
+    for (key, latest) in keys.latest.iter_mut().enumerate() {
+        let hits = by_key.get(&(key as u32)).map(Vec::as_slice).unwrap_or_default();
+        latest.fate = fate(latest.deletes, hits, marks.get(&(key as u32)).copied());
+    }
+    present.places = by_key.into_iter().map(|(key, hits)| (key, hits.iter().map(|hit| (hit.file, hit.row)).collect())).collect();
+    Ok((keys, present))
+}
+
+/// The rules; `mark` is how the record stands to the newest mark of its key.
+fn fate(deletes: bool, hits: &[Hit], mark: Option<Ordering>) -> Fate {
+    if mark == Some(Ordering::Less) || hits.iter().any(|hit| hit.order.is_lt()) {
+        return Fate::Older;
+    }
+    let marked = mark == Some(Ordering::Equal);
+    match hits {
+        _ if deletes => Fate::Delete { marked },
+        [] => Fate::Insert,
+        // Under the row's own order there is nothing to remember.
+        [hit] if hit.same => Fate::Same { marked: marked || hit.order.is_eq() },
+        _ => Fate::Update,
+    }
+}
+
+async fn examine(
+    table: &Table,
+    live: &LiveFile,
+    number: u32,
+    columns: &SilverColumns,
+    keys: &BatchKeys,
+    whole: bool,
+) -> Result<(Vec<Hit>, Option<RecordBatch>), SilverError> {
+    let arrow = |source| SilverError::Arrow { table: table.name.clone(), source };
+    let file = DataFile::open(table, live).await?;
+    let found = file.find(&columns.key_fields(), &keys.index).await?;
+    let vanished = if whole { vanished(&file, columns, &found).await? } else { None };
+    if found.is_empty() {
+        return Ok((Vec::new(), vanished));
+    }
+    let ordered = columns.schema.column_with_name(ORDER).is_some();
+    let properties = columns.properties.iter().map(|at| columns.schema.fields()[*at].clone());
+    let order = Arc::new(Field::new(ORDER, DataType::Utf8, true));
+    let fields: Fields = properties.chain(ordered.then_some(order)).collect();
+    let mut batches = file.read(&fields, Some(select(&rows_of(&found))))?;
+    let (mut hits, mut next) = (Vec::with_capacity(found.len()), found.iter());
+    while let Some(batch) = batches.try_next().await? {
+        let contents = row_hashes(&batch.columns()[..columns.properties.len()]).map_err(arrow)?;
+        let orders = batch.column_by_name(ORDER).map(|orders| orders.as_string::<i32>().clone());
+        for (at, content) in contents.into_iter().enumerate() {
+            let Some((row, key)) = next.next() else { break };
+            let order = match &orders {
+                // A row from before the table kept orders is older than any record.
+                Some(orders) if orders.is_valid(at) => keys.against(*key, orders.value(at)),
+                _ => Ordering::Greater,
+            };
+            let same = keys.latest.get(*key as usize).is_some_and(|latest| latest.content == content);
+            hits.push(Hit { key: *key, file: number, row: *row, order, same });
+        }
+    }
+    Ok((hits, vanished))
+}
+
+/// The file's rows that were not found.
+async fn vanished(file: &DataFile, columns: &SilverColumns, found: &[(u32, u32)]) -> Result<Option<RecordBatch>, SilverError> {
+    let mut rest = Vec::new();
+    let mut found = rows_of(found).into_iter().peekable();
+    for row in 0..file.rows() as u32 {
+        if found.next_if_eq(&row).is_none() {
+            rest.push(row);
+        }
+    }
+    if rest.is_empty() {
+        return Ok(None);
+    }
+    let mut batches = file.read(&columns.key_fields(), Some(select(&rest)))?;
+    let mut parts = Vec::new();
+    while let Some(batch) = batches.try_next().await? {
+        parts.push(batch);
+    }
+    let list = arrow::compute::concat_batches(&parts[0].schema(), &parts)
+        .and_then(|keys| replaced_rows(&keys, columns, |at| (&file.live.path, rest[at])));
+    list.map(Some).map_err(|source| SilverError::Arrow { table: "silver".to_owned(), source })
+}
+
+/// Keys and places as a staged list has them.
+pub fn replaced_rows<'p>(
+    keys: &RecordBatch,
+    columns: &SilverColumns,
+    place: impl Fn(usize) -> (&'p str, u32),
+) -> Result<RecordBatch, arrow::error::ArrowError> {
+    let rows = keys.num_rows();
+    let files = StringArray::from_iter_values((0..rows).map(|at| place(at).0));
+    let numbers = Int64Array::from_iter_values((0..rows).map(|at| i64::from(place(at).1)));
+    let mut arrays = keys.columns().to_vec();
+    arrays.push(Arc::new(files));
+    arrays.push(Arc::new(numbers));
+    RecordBatch::try_new(replaced_schema(columns), arrays)
+}
+
+/// The key columns of some rows of silver's schema.
+pub fn keys_at(rows: &RecordBatch, columns: &SilverColumns, at: &[u32]) -> Result<RecordBatch, arrow::error::ArrowError> {
+    take_record_batch(&rows.project(&columns.key)?, &UInt32Array::from(at.to_vec()))
+}
+
+/// How each key's latest record stands to the newest mark of the key.
+async fn read_marks(marks: &Table, keys: &BatchKeys, against: &Against<'_>) -> Result<HashMap<u32, Ordering>, SilverError> {
+    let mut newest: HashMap<u32, Ordering> = HashMap::new();
+    let of_database =
+        |file: &LiveFile| file.partition_values.get("database").is_some_and(|value| value.as_deref() == Some(against.database));
+    let order: Fields = vec![Field::new("order", DataType::Utf8, true)].into();
+    for live in marks.live_files(of_database).await? {
+        // Marks know nothing of event dates, so only the bounds of text keys narrow them.
+        if !may_hold(&live, &keys.ranges) {
+            continue;
+        }
+        let file = DataFile::open(marks, &live).await?;
+        let found = file.find(&against.columns.key_fields(), &keys.index).await?;
+        let mut next = found.iter();
+        let mut batches = file.read(&order, Some(select(&rows_of(&found))))?;
+        while let Some(batch) = batches.try_next().await? {
+            let orders = batch.column(0).as_string::<i32>();
+            for at in 0..orders.len() {
+                let Some((_, key)) = next.next() else { break };
+                let stands = keys.against(*key, orders.value(at));
+                // Of several marks the newest counts: the one that makes the record look oldest.
+                newest.entry(*key).and_modify(|known| *known = (*known).min(stands)).or_insert(stands);
+            }
+        }
+    }
+    Ok(newest)
+}

@@ -136,6 +136,21 @@ impl Records {
     }
 }
 
+impl Records {
+    /// What is left when some of the counts are taken back.
+    pub fn without(&self, some: &Self) -> Self {
+        Self {
+            read: self.read - some.read,
+            inserted: self.inserted - some.inserted,
+            updated: self.updated - some.updated,
+            deleted: self.deleted - some.deleted,
+            duplicate: self.duplicate - some.duplicate,
+            quarantined: self.quarantined - some.quarantined,
+            removed: self.removed - some.removed,
+        }
+    }
+}
+
 impl AddAssign for Records {
     fn add_assign(&mut self, other: Self) {
         self.read += other.read;

@@ -1,13 +1,14 @@
 //! One batch: plan → stage → gate → intent → commit → settle.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::gate::{Judgement, judge};
 use super::report::{CommitReport, Outcome, Stopped, reject_counts};
 use super::{RunError, SourceRun};
 use crate::domain::time::MICROS_PER_DAY;
 use crate::domain::{BronzeObject, Layout};
-use crate::engine::local::{Staged, stage};
+use crate::engine::local::{Staged, rebase, stage};
 use crate::ledger::{Claim, Expiry, Intended, Intent, Replaced, TableIntent, Taking};
 use crate::plan::{BatchPlan, PathDay, order};
 use crate::silver::Committed;
@@ -46,12 +47,12 @@ async fn run_claimed(run: &mut SourceRun<'_>, claim: &Claim, objects: &[BronzeOb
         run.ensure_tables().await?;
         let based_on = run.basis().await?;
         let plan = plan_batch(run, claim, objects);
-        let staged = Box::pin(stage(&run.settings.engine, &plan, &run.tables)).await?;
+        let mut staged = Box::pin(stage(&run.settings.engine, &plan, &run.tables)).await?;
         check_balance(&plan, &staged)?;
         if let Judgement::Stop(reason) = pass_gate(run, &staged) {
             return stop(run, claim, staged, reason).await;
         }
-        if let Some(intent) = intend(run, &plan, &staged, &based_on).await? {
+        if let Some(intent) = intend(run, &plan, &mut staged, &based_on).await? {
             let commits = run.commit(&intent).await?;
             return settle(run, &plan, staged, commits).await;
         }
@@ -98,24 +99,44 @@ fn pass_gate(run: &mut SourceRun<'_>, staged: &Staged) -> Judgement {
     judgement
 }
 
-/// `None` where another intent came first, or the table changed its shape: what was staged is no longer right.
-async fn intend(run: &mut SourceRun<'_>, plan: &BatchPlan, staged: &Staged, based_on: &super::Basis) -> Result<Option<Intent>, RunError> {
-    if run.basis().await?.shapes != based_on.shapes {
-        return Ok(None);
+/// `None` where the tables are not as they were any more, so that the batch must be staged anew. Where another intent of the source
+/// only came first, what is staged is compared with what that one brought.
+async fn intend(
+    run: &mut SourceRun<'_>,
+    plan: &BatchPlan,
+    staged: &mut Staged,
+    based_on: &super::Basis,
+) -> Result<Option<Intent>, RunError> {
+    let (started, mut k) = (Instant::now(), based_on.k);
+    while started.elapsed() < plan.of.job.lease.commit_deadline {
+        if run.basis().await?.shapes != based_on.shapes {
+            return Ok(None);
+        }
+        let intent = intent(run, plan, staged, k);
+        if run.ledger.intend(intent.clone()).await? == Intended::Written {
+            return Ok(Some(intent));
+        }
+        run.finish_open_intent().await?;
+        if !Box::pin(rebase(staged, plan, &run.tables)).await? {
+            return Ok(None);
+        }
+        check_balance(plan, staged)?;
+        k = run.ledger.next_intent();
     }
-    let intent = Intent {
-        k: based_on.k,
+    staged.discard(&run.tables).await;
+    Err(RunError::Contended { of: run.plan.source.clone() })
+}
+
+fn intent(run: &SourceRun<'_>, plan: &BatchPlan, staged: &Staged, k: i64) -> Intent {
+    Intent {
+        k,
         claim: plan.batch.clone(),
         run: run.run_id().to_owned(),
-        tables: table_intents(run, plan, staged, based_on.k),
+        tables: table_intents(run, plan, staged, k),
         extent: plan.extent.as_ref().filter(|_| staged.records.read > staged.records.quarantined).map(|extent| extent.name.clone()),
         records: staged.records,
         job: plan.of.job.fingerprint.clone(),
         contract: plan.of.contract.fingerprint(),
-    };
-    match run.ledger.intend(intent.clone()).await? {
-        Intended::Written => Ok(Some(intent)),
-        Intended::Overtaken => Ok(None),
     }
 }
 

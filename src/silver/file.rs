@@ -1,6 +1,5 @@
 //! A data file in an object store, as the Parquet reader wants it.
 
-use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -106,14 +105,14 @@ impl DataFile {
     }
 
     /// The positions at which the file has one of the wanted keys, in order, with what the key maps to.
-    pub async fn find(&self, key: &Fields, wanted: &HashMap<u128, u32>) -> Result<Vec<(u32, u32)>, SilverError> {
+    pub async fn find(&self, key: &Fields, wanted: impl Fn(u128) -> Option<u32>) -> Result<Vec<(u32, u32)>, SilverError> {
         let mut found = Vec::new();
         let mut row = 0;
         let mut batches = self.read(key, None)?;
         while let Some(batch) = batches.try_next().await? {
             let hashes = row_hashes(batch.columns()).map_err(|source| SilverError::Arrow { table: self.table.name.clone(), source })?;
             for hash in hashes {
-                found.extend(wanted.get(&hash).map(|index| (row, *index)));
+                found.extend(wanted(hash).map(|index| (row, index)));
                 row += 1;
             }
         }

@@ -5,7 +5,7 @@
 //! their key columns are read once per batch, and only rows whose key is met again are read whole, to tell an equal record from
 //! a conflicting one.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use arrow::array::{AsArray, RecordBatch};
@@ -59,8 +59,14 @@ struct Place {
 pub struct TableKeys {
     table: Table,
     columns: Arc<SilverColumns>,
+    database: String,
     files: Vec<KeyFile>,
     known: HashMap<u128, Place>,
+}
+
+/// Files of one database.
+pub fn of_database(database: &str) -> impl Fn(&LiveFile) -> bool + '_ {
+    move |file| file.partition_values.get("database").is_some_and(|value| value.as_deref() == Some(database))
 }
 
 struct KeyFile {
@@ -72,14 +78,27 @@ struct KeyFile {
 impl TableKeys {
     /// Of the newest snapshot, for one database.
     pub async fn open(table: &Table, columns: Arc<SilverColumns>, database: &str) -> Result<Self, SilverError> {
-        let of_database = |file: &LiveFile| file.partition_values.get("database").is_none_or(|value| value.as_deref() == Some(database));
-        let files = table.live_files(of_database).await?;
+        let files = table.live_files(of_database(database)).await?;
         Ok(Self {
             table: table.clone(),
             columns,
+            database: database.to_owned(),
             files: files.into_iter().map(|live| KeyFile { live, read: None }).collect(),
             known: HashMap::new(),
         })
+    }
+
+    /// Whether files that came to the table since this was opened hold one of these keys, which it did not have then.
+    pub async fn came_since(&self, keys: &HashMap<u128, u128>, ranges: &[KeyRanges]) -> Result<bool, SilverError> {
+        let then: HashSet<&str> = self.files.iter().map(|file| file.live.path.as_str()).collect();
+        let now = self.table.live_files(of_database(&self.database)).await?;
+        for live in now.iter().filter(|live| !then.contains(live.path.as_str()) && may_hold(live, ranges)) {
+            let file = DataFile::open(&self.table, live).await?;
+            if !file.find(&self.columns.key_fields(), |hash| keys.contains_key(&hash).then_some(0)).await?.is_empty() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// For each row whose key the table has: what the table holds under it.

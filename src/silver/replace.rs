@@ -183,7 +183,7 @@ async fn find_again<'f>(
     let ranges = [KeyRanges::of_columns(&lost, key.iter().map(|field| field.name().as_str()))];
     let mut found = Vec::new();
     for file in files.filter(|file| may_hold(file, &ranges)) {
-        let rows = DataFile::open(table, file).await?.find(&key, &wanted).await?;
+        let rows = DataFile::open(table, file).await?.find(&key, |hash| wanted.get(&hash).copied()).await?;
         if !rows.is_empty() {
             found.push((file.path.as_str(), rows.into_iter().map(|(row, _)| row).collect()));
         }

@@ -68,6 +68,11 @@ impl Table {
         Self { name: name.to_owned(), store, silver: silver.clone(), log, seen: Arc::default(), files: Arc::default() }
     }
 
+    /// For programs that read or keep the table with delta-rs.
+    pub fn log_store(&self) -> LogStoreRef {
+        self.log.clone()
+    }
+
     pub fn store(&self) -> &Store {
         &self.store
     }
@@ -129,9 +134,16 @@ impl Table {
     /// Creates the table if need be, adds columns that the contract added, and refuses what cannot be written safely.
     pub async fn ensure(&self, shape: &TableShape) -> Result<(), SilverError> {
         let wanted = Arc::new(self.delta_schema(shape)?);
+        // A put that failed may have landed: looking again tells. One that fails again did not.
+        let mut unanswered = false;
         for _ in 0..16 {
             if !self.was_seen() && !self.exists().await? {
-                self.create(shape, &wanted).await?;
+                match self.create(shape, &wanted).await {
+                    Err(error) if unanswered => return Err(error),
+                    Err(_) => unanswered = true,
+                    Ok(()) => {}
+                }
+                continue;
             }
             let snapshot = self.snapshot().await?;
             check_writable(&self.name, &snapshot)?;
@@ -143,8 +155,12 @@ impl Table {
                     expected: shape.partition_by.join(", "),
                 });
             }
-            if !self.evolve(shape, &wanted, &snapshot).await? {
-                return Ok(());
+            match self.evolve(shape, &wanted, &snapshot).await {
+                Ok(false) => return Ok(()),
+                Ok(true) => {}
+                Err(error @ SilverError::Store(_)) if unanswered => return Err(error),
+                Err(SilverError::Store(_)) => unanswered = true,
+                Err(error) => return Err(error),
             }
         }
         Err(SilverError::Contended { table: self.name.clone(), seconds: 0 })

@@ -14,7 +14,7 @@ use arrow::datatypes::{DataType, Field, Fields};
 use futures::{StreamExt, TryStreamExt};
 
 use super::file::{DataFile, row_hashes, rows_of, select};
-use super::keys::{KeyRanges, RowHashes, may_hold};
+use super::keys::{KeyRanges, RowHashes, may_hold, of_database};
 use super::{LiveFile, SilverError, Table};
 use crate::plan::order::{compare, order_text};
 use crate::plan::{ORDER, SilverColumns, replaced_schema};
@@ -197,9 +197,7 @@ pub struct Against<'t> {
 /// Settles every key's fate.
 pub async fn resolve(keys: BatchKeys, against: &Against<'_>) -> Result<(BatchKeys, Present), SilverError> {
     let keys = Arc::new(keys);
-    let of_database =
-        |file: &LiveFile| file.partition_values.get("database").is_some_and(|value| value.as_deref() == Some(against.database));
-    let files = against.table.live_files(of_database).await?;
+    let files = against.table.live_files(of_database(against.database)).await?;
     let whole = matches!(against.extent, Extent::Database);
     let candidates: Vec<LiveFile> = files.into_iter().filter(|file| whole || may_hold(file, &keys.ranges)).collect();
     let mut present = Present { files: candidates.iter().map(|file| file.path.clone()).collect(), ..Present::default() };
@@ -260,7 +258,7 @@ async fn examine(
 ) -> Result<(Vec<Hit>, Option<RecordBatch>), SilverError> {
     let arrow = |source| SilverError::Arrow { table: table.name.clone(), source };
     let file = DataFile::open(table, live).await?;
-    let found = file.find(&columns.key_fields(), &keys.index).await?;
+    let found = file.find(&columns.key_fields(), |hash| keys.index.get(&hash).copied()).await?;
     let vanished = if whole { vanished(&file, columns, &found).await? } else { None };
     if found.is_empty() {
         return Ok((Vec::new(), vanished));
@@ -333,16 +331,14 @@ pub fn keys_at(rows: &RecordBatch, columns: &SilverColumns, at: &[u32]) -> Resul
 /// How each key's latest record stands to the newest mark of the key.
 async fn read_marks(marks: &Table, keys: &BatchKeys, against: &Against<'_>) -> Result<HashMap<u32, Ordering>, SilverError> {
     let mut newest: HashMap<u32, Ordering> = HashMap::new();
-    let of_database =
-        |file: &LiveFile| file.partition_values.get("database").is_some_and(|value| value.as_deref() == Some(against.database));
     let order: Fields = vec![Field::new("order", DataType::Utf8, true)].into();
-    for live in marks.live_files(of_database).await? {
+    for live in marks.live_files(of_database(against.database)).await? {
         // Marks know nothing of event dates, so only the bounds of text keys narrow them.
         if !may_hold(&live, &keys.ranges) {
             continue;
         }
         let file = DataFile::open(marks, &live).await?;
-        let found = file.find(&against.columns.key_fields(), &keys.index).await?;
+        let found = file.find(&against.columns.key_fields(), |hash| keys.index.get(&hash).copied()).await?;
         let mut next = found.iter();
         let mut batches = file.read(&order, Some(select(&rows_of(&found))))?;
         while let Some(batch) = batches.try_next().await? {

@@ -46,7 +46,7 @@ fn a_run_that_is_killed_anywhere_is_finished_by_the_next() {
 }
 
 /// The `txn` versions of each application rise, and each stands once.
-fn assert_intents_without_gaps(table: &Path) {
+pub fn assert_intents_without_gaps(table: &Path) {
     let mut seen = std::collections::BTreeMap::<String, Vec<i64>>::new();
     let mut commits: Vec<_> = std::fs::read_dir(table.join("_delta_log")).unwrap().map(|entry| entry.unwrap().path()).collect();
     commits.sort();

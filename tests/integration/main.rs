@@ -11,6 +11,7 @@ mod generated;
 mod history;
 mod layers;
 mod matrix;
+mod parallel;
 mod stores;
 mod support;
 mod world;

@@ -197,3 +197,40 @@ impl MultipartUpload for FaultyUpload {
         self.inner.abort().await
     }
 }
+
+/// Every put-if-absent takes effect, and its answer is a reset connection.
+#[derive(Debug)]
+pub struct LosesAnswers(pub Arc<dyn ObjectStore>);
+
+impl std::fmt::Display for LosesAnswers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "LosesAnswers")
+    }
+}
+
+#[async_trait]
+impl ObjectStore for LosesAnswers {
+    async fn put_opts(&self, location: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
+        let create = options.mode == object_store::PutMode::Create;
+        let put = self.0.put_opts(location, payload, options).await;
+        if create { Err(injected()) } else { put }
+    }
+    async fn put_multipart_opts(&self, location: &Path, options: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
+        self.0.put_multipart_opts(location, options).await
+    }
+    async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+        self.0.get_opts(location, options).await
+    }
+    fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
+        self.0.delete_stream(locations)
+    }
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        self.0.list(prefix)
+    }
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+        self.0.list_with_delimiter(prefix).await
+    }
+    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
+        self.0.copy_opts(from, to, options).await
+    }
+}

@@ -27,6 +27,7 @@ use crate::store::{Store, StoreError};
 
 use decode::{Origin, decode};
 use dedupe::Dedupe;
+pub use dedupe::rebase;
 use enrich::{EnrichError, Enriched, enrich};
 use frame::{Coverage, FrameError, Framer};
 use reconcile::reconcile;
@@ -104,7 +105,9 @@ pub async fn stage(engine: &Engine, plan: &Arc<BatchPlan>, tables: &Tables) -> R
         writer.abort().await;
         return Err(error);
     }
-    writer.close().await
+    let mut staged = writer.close().await?;
+    staged.dedupe = Some(dedupe);
+    Ok(staged)
 }
 
 async fn settle(piece: Result<Piece, StageError>, engine: &Engine, dedupe: &mut Dedupe, writer: &mut Writer<'_>) -> Result<(), StageError> {

@@ -7,7 +7,7 @@ use deltalake::kernel::Add;
 use serde::{Deserialize, Serialize};
 
 use super::StageError;
-use super::dedupe::Unique;
+use super::dedupe::{Dedupe, Unique};
 use super::enrich::quarantine_rows;
 use crate::domain::{Layout, LayoutCount, Records, RejectCode};
 use crate::plan::{BatchPlan, marks_partition, marks_schema, quarantine_schema};
@@ -54,6 +54,10 @@ pub struct Staged {
     pub layouts: BTreeMap<Layout, LayoutCount>,
     /// Decoded bytes.
     pub decoded: u64,
+    /// What the keys of the batch were, should another batch be committed first.
+    pub dedupe: Option<Dedupe>,
+    /// Counts that are known only when all of the batch is read.
+    late: Records,
 }
 
 impl Staged {
@@ -64,8 +68,13 @@ impl Staged {
 
     /// Removes every staged file: nothing of the batch will be committed.
     pub async fn discard(&self, tables: &Tables) {
-        remove_staged(&tables.silver, &self.silver).await;
         remove_staged(&tables.quarantine, &self.quarantine).await;
+        self.discard_rows(tables).await;
+    }
+
+    /// The same but for the refused records.
+    pub async fn discard_rows(&self, tables: &Tables) {
+        remove_staged(&tables.silver, &self.silver).await;
         if let Some(marks) = &tables.marks {
             remove_staged(marks, &self.marks).await;
         }
@@ -74,6 +83,14 @@ impl Staged {
         {
             tracing::warn!(list, %error, "a staged list could not be removed; vacuum removes it");
         }
+    }
+
+    /// Other rows for the same records.
+    pub fn take_rows(&mut self, other: Self) {
+        (self.silver, self.marks, self.replaced) = (other.silver, other.marks, other.replaced);
+        self.records = self.records.without(&self.late);
+        self.records += other.late;
+        self.late = other.late;
     }
 
     /// The second reckoning: rows by the footers of the staged files.
@@ -159,6 +176,7 @@ impl<'p> Writer<'p> {
     /// Outcomes that were decided when all of the batch was read, and the list of rows that leave silver.
     pub fn settled(&mut self, records: Records, replaced: Option<String>) {
         self.staged.records += records;
+        self.staged.late = records;
         self.staged.replaced = replaced;
     }
 

@@ -4,6 +4,7 @@
 //! one under the same key is refused as `key_conflict`.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use arrow::array::BooleanArray;
 use arrow::compute::filter_record_batch;
@@ -12,13 +13,16 @@ use super::super::decode::{Origin, found};
 use super::super::enrich::Enriched;
 use super::Unique;
 use crate::domain::{Records, Reject, RejectCode};
+use crate::plan::SilverColumns;
 use crate::silver::SilverError;
-use crate::silver::keys::{Held, TableKeys};
+use crate::silver::keys::{Held, KeyRanges, TableKeys};
 
 pub struct Append {
     table: TableKeys,
+    columns: Arc<SilverColumns>,
     /// Content under each key of this batch.
     seen: HashMap<u128, u128>,
+    ranges: Vec<KeyRanges>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -29,13 +33,16 @@ enum Fate {
 }
 
 impl Append {
-    pub fn new(table: TableKeys) -> Self {
-        Self { table, seen: HashMap::new() }
+    pub fn new(table: TableKeys, columns: Arc<SilverColumns>) -> Self {
+        Self { table, columns, seen: HashMap::new(), ranges: Vec::new() }
     }
 
     pub async fn dedupe(&mut self, chunk: Enriched) -> Result<Unique, SilverError> {
         let Enriched { origin, rows, hashes, places, versions, mut rejects, read, .. } = chunk;
         let held = self.table.probe(&rows, &hashes).await?;
+        if rows.num_rows() > 0 {
+            self.ranges.push(KeyRanges::of(&rows, &self.columns));
+        }
         let mut keep = Vec::with_capacity(rows.num_rows());
         let mut records = Records { read, ..Records::default() };
         for (at, (key, content)) in hashes.keys.iter().zip(&hashes.contents).enumerate() {
@@ -67,6 +74,11 @@ impl Append {
                 .map_err(|source| SilverError::Arrow { table: "silver".to_owned(), source })?
         };
         Ok(Unique { origin, rows, rejects, records })
+    }
+
+    /// Whether what was decided is still right on the newest snapshot: nobody else has inserted one of the batch's keys.
+    pub async fn still_right(&self) -> Result<bool, SilverError> {
+        Ok(!self.table.came_since(&self.seen, &self.ranges).await?)
     }
 
     fn fate(&mut self, row: usize, key: u128, content: u128, held: &HashMap<u128, Held>) -> Fate {

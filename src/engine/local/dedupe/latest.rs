@@ -45,7 +45,8 @@ impl Latest {
         Ok(Unique { origin, rows: nothing, rejects, records })
     }
 
-    pub async fn finish(mut self, writer: &mut Writer<'_>) -> Result<(), StageError> {
+    /// Settles every key on the newest snapshot and writes what changes; may be asked again when the snapshot is another one.
+    pub async fn finish(&mut self, writer: &mut Writer<'_>) -> Result<(), StageError> {
         let present = self.settle_fates().await?;
         let mut counts = Records { duplicate: self.keys.superseded(), removed: vanished(&present), ..Records::default() };
         for fate in self.keys.fates() {

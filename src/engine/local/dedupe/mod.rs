@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use super::decode::Origin;
 use super::enrich::Enriched;
-use super::write::{Tables, Writer};
+use super::write::{Staged, Tables, Writer};
 use super::{Engine, StageError};
 use crate::domain::{Records, Reject};
 use crate::job::Mode;
@@ -36,7 +36,7 @@ impl Dedupe {
         Ok(match plan.of.job.mode {
             Mode::Append => {
                 let keys = TableKeys::open(&tables.silver, plan.of.columns.clone(), &plan.of.source.database).await?;
-                Self::Append(Box::new(append::Append::new(keys)))
+                Self::Append(Box::new(append::Append::new(keys, plan.of.columns.clone())))
             }
             Mode::Upsert(_) | Mode::Snapshot { .. } => Self::Latest(Box::new(latest::Latest::new(engine, plan, tables))),
         })
@@ -50,10 +50,43 @@ impl Dedupe {
     }
 
     /// Writes what could not be written before all of the batch was read.
-    pub async fn finish(self, writer: &mut Writer<'_>) -> Result<(), StageError> {
+    pub async fn finish(&mut self, writer: &mut Writer<'_>) -> Result<(), StageError> {
         match self {
             Self::Append(_) => Ok(()),
             Self::Latest(latest) => latest.finish(writer).await,
         }
+    }
+}
+
+impl std::fmt::Debug for Dedupe {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Dedupe")
+    }
+}
+
+/// Another intent of the source was committed since `staged` was made: whether it could be made right for the snapshot that is
+/// now the newest, without reading bronze again.
+pub async fn rebase(staged: &mut Staged, plan: &BatchPlan, tables: &Tables) -> Result<bool, StageError> {
+    match staged.dedupe.take() {
+        Some(Dedupe::Append(append)) => {
+            let right = append.still_right().await?;
+            staged.dedupe = Some(Dedupe::Append(append));
+            Ok(right)
+        }
+        // Which day is the newest may be another one now.
+        Some(Dedupe::Latest(_)) if plan.extent.is_some() => Ok(false),
+        Some(Dedupe::Latest(mut latest)) => {
+            staged.discard_rows(tables).await;
+            let mut writer = Writer::new(plan, tables);
+            if let Err(error) = latest.finish(&mut writer).await {
+                writer.abort().await;
+                return Err(error);
+            }
+            let rows = writer.close().await?;
+            staged.take_rows(rows);
+            staged.dedupe = Some(Dedupe::Latest(latest));
+            Ok(true)
+        }
+        None => Ok(false),
     }
 }

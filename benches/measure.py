@@ -95,11 +95,14 @@ class Ended:
     def seconds(self) -> float:
         return self.end - self.begin
 
-    def json(self) -> Json:
-        """What it printed; a process that failed ends the benchmark."""
+    def check(self) -> Ended:
+        """A process that failed ends the benchmark."""
         if self.exit:
             raise SystemExit(f"{' '.join(self.command)}\nended with {self.exit}\n{self.output[-4000:]}{self.errors[-4000:]}")
-        return json.loads(self.output)
+        return self
+
+    def json(self) -> Json:
+        return json.loads(self.check().output)
 
 
 def run(command: Command) -> Ended:

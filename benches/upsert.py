@@ -23,6 +23,7 @@ keys follow those of the day before. merge is told the days, etl finds them.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from argparse import Namespace
@@ -108,6 +109,7 @@ def prepare(args: Namespace, folder: Path) -> dict[str, Json]:
 def measured(args: Namespace, folder: Path, shape: str, made: Json, program: str) -> Measured:
     copy = measure.linked(folder / "silver", folder / "copy")
     since = measure.heads(copy)
+    os.sync()  # what was written before is not this run's work
     if program == "etl":
         ended = etl(args, folder, folder / shape, copy)
         seconds, told = ended.seconds, ended.json()["jobs"][0]
@@ -137,20 +139,21 @@ def report(results: dict[tuple[str, str], list[Measured]]) -> None:
             found = results[shape, program]
             seconds, peak = measure.several(one.seconds for one in found), measure.several((one.peak / MIB for one in found), 0)
             rows.append([f"{shape}, {program}", seconds, peak, sizes(found, "added"), sizes(found, "removed")])
-        ours, theirs = results[shape, "etl"], results[shape, "merge"]
-        for what, of in (("time", lambda one: one.seconds), ("peak memory", lambda one: one.peak), ("bytes added", added)):
-            ratios.append(f"- {shape}: merge needs {median(map(of, theirs)) / median(map(of, ours)):.2f} times the {what} of etl")
+        medians = [[median(column) for column in zip(*map(costs, results[shape, program]), strict=True)] for program in PROGRAMS]
+        ratios.append([shape, *(f"{theirs / ours:.2f}" for ours, theirs in zip(*medians, strict=True))])
     print("\n" + measure.markdown(["", "seconds", "peak MiB", "files added", "files removed"], rows))
-    print("\n" + "\n".join(ratios))
+    print("\n" + measure.markdown(["merge divided by etl", "time", "peak memory", "bytes added"], ratios))
     merges = [one.told for (_, program), found in results.items() if program == "merge" for one in found]
-    apart = [f"{median(told[what] for told in merges):.2f} s" for what in ("import", "open")]
-    print(f"\nMedians, least and greatest in brackets. merge reads an Arrow table in memory and parses no JSON; not in its time: {apart[0]} of")
-    print(f"imports, {apart[1]} of opening the table. {median(told['before'] for told in merges) / MIB:,.0f} MiB of its peak were there before")
-    print("the merge began. etl's time is that of the whole process. Every table was checked: rows, keys, and a sum over all contract columns.")
+    imports, opening, before = (median(told[what] for told in merges) for what in ("import", "open", "before"))
+    print(f"""
+Medians, with the least and the greatest in brackets. Above 1, etl needs less. etl's time is that of its process and includes the JSON.
+merge's time is the call alone: it reads an Arrow table in memory and parses no JSON. Not counted for merge: {imports:.2f} s of imports and
+{opening:.2f} s of opening the table; {before / MIB:,.0f} MiB of its peak were there before the call. After each run the table held the expected
+rows, keys and sum over all contract columns.""")
 
 
-def added(one: Measured) -> int:
-    return one.traffic.added_bytes
+def costs(one: Measured) -> tuple[float, float, float]:
+    return one.seconds, one.peak, one.traffic.added_bytes
 
 
 def main() -> int:
@@ -160,6 +163,8 @@ def main() -> int:
     parser.add_argument("--objects", type=int, default=4, help="bronze objects of the new batch")
     parser.add_argument("--ids", choices=["scattered", "rising"], default="scattered")
     args = parser.parse_args()
+    if args.rows < 1000:
+        parser.error("--rows must be at least 1000")
     measure.require(args.etl)
     results: dict[tuple[str, str], list[Measured]] = defaultdict(list)
     with measure.scratch(args) as folder:

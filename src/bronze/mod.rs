@@ -19,6 +19,8 @@ pub struct Selection {
     pub to: Option<i32>,
     /// (i, n), i from 1.
     pub shard: Option<(u64, u64)>,
+    /// Only these keys.
+    pub only: Option<std::collections::BTreeSet<String>>,
 }
 
 /// What a listing found.
@@ -100,7 +102,8 @@ pub fn path_values(key: &str) -> PathValues {
 
 impl Selection {
     fn takes(&self, key: &str, path: &PathValues) -> bool {
-        self.takes_dates(path) && self.shard.is_none_or(|(i, n)| shard_of(key, n) == i)
+        let named = self.only.as_ref().is_none_or(|only| only.contains(key));
+        named && self.takes_dates(path) && self.shard.is_none_or(|(i, n)| shard_of(key, n) == i)
     }
 
     /// Firehose by its day, other layouts if the span that their path names intersects.
@@ -144,7 +147,7 @@ mod tests {
     #[test]
     fn dates_select_objects() {
         let select = |key: &str, from: i64, to: i64| {
-            let selection = Selection { from: Some(from as i32), to: Some(to as i32), shard: None };
+            let selection = Selection { from: Some(from as i32), to: Some(to as i32), ..Selection::default() };
             selection.takes(key, &path_values(key))
         };
         let day = days_from_civil(2024, 3, 5);

@@ -8,6 +8,7 @@ mod memory;
 mod output;
 mod plan;
 mod quarantine;
+mod reprocess;
 mod run;
 mod schema;
 mod status;
@@ -45,6 +46,10 @@ enum Verb {
     Status(status::StatusArgs),
     /// Look at refused records
     Quarantine(quarantine::QuarantineArgs),
+    /// Read objects once more: after a contract or a job was mended
+    Reprocess(reprocess::ReprocessArgs),
+    /// Look at what was committed from which object
+    Ledger(reprocess::LedgerArgs),
     /// Work with contracts
     Schema(schema::SchemaArgs),
     /// List or remove files that no commit names
@@ -137,7 +142,7 @@ impl Default for Tuning {
 const CHUNK_BYTES: usize = 1 << 20;
 
 fn settings(run_id: String, places: &Places, objects: Option<&Objects>, tuning: Tuning) -> Result<Settings, RunError> {
-    let selection = objects.map_or_else(Selection::default, |o| Selection { from: o.from, to: o.to, shard: o.shard });
+    let selection = objects.map_or_else(Selection::default, |o| Selection { from: o.from, to: o.to, shard: o.shard, only: None });
     let engine = Engine {
         bronze: Store::open(&places.bronze)?,
         threads: tuning.threads,
@@ -210,6 +215,8 @@ pub fn main() -> u8 {
             Verb::Plan(args) => finish(plan::plan(args).await),
             Verb::Status(args) => finish(status::status(args).await),
             Verb::Quarantine(args) => finish(quarantine::quarantine(args).await),
+            Verb::Reprocess(args) => finish(Box::pin(reprocess::run(args)).await),
+            Verb::Ledger(args) => finish(reprocess::ledger(args).await),
             Verb::Vacuum(args) => finish(vacuum::run(args).await),
             Verb::Schema(args) => schema::schema(&args),
             Verb::Completions(args) => completions::completions(&args),

@@ -66,12 +66,12 @@ impl RunArgs {
 }
 
 /// Shows progress while stderr is a terminal, and mistakes with their carets.
-struct Console {
+pub struct Console {
     bar: ProgressBar,
 }
 
 impl Console {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let bar = if std::io::stderr().is_terminal() { ProgressBar::new(0) } else { ProgressBar::hidden() };
         if let Ok(style) =
             ProgressStyle::with_template("{prefix:24} {bar:30} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta}")
@@ -177,9 +177,10 @@ fn end_on_signal(terminate: Arc<AtomicBool>) {
     });
 }
 
-fn text_report(report: &RunReport) {
+pub fn text_report(report: &RunReport) {
     if !report.jobs.is_empty() {
-        let head = ["entity", "country", "outcome", "objects", "records", "inserted", "duplicate", "quarantined", "seconds"];
+        let head =
+            ["entity", "country", "outcome", "objects", "records", "inserted", "updated", "deleted", "duplicate", "quarantined", "seconds"];
         let mut table = output::table(&head);
         for job in &report.jobs {
             table.add_row(vec![
@@ -189,6 +190,8 @@ fn text_report(report: &RunReport) {
                 output::number(job.files.read),
                 output::number(job.records.read),
                 output::number(job.records.inserted),
+                output::number(job.records.updated),
+                output::number(job.records.deleted),
                 output::number(job.records.duplicate),
                 output::number(job.records.quarantined),
                 Cell::new(format!("{:.1}", job.seconds)),
@@ -218,6 +221,9 @@ fn job_details(job: &JobReport) {
         let rows = output::counted(commit.rows, "row", "rows");
         let files = output::counted(commit.files, "file", "files");
         output::println(&format!("\n{name}: {} version {}: {rows} in {files}", commit.table, commit.version));
+    }
+    if job.records.removed > 0 {
+        output::println(&format!("{name}: {} left silver", output::counted(job.records.removed, "row", "rows")));
     }
     for (reason, count) in &job.skipped {
         output::println(&format!("{name}: left alone: {} {reason}", output::grouped(*count)));

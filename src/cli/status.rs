@@ -49,14 +49,17 @@ pub async fn status(args: StatusArgs) -> Result<u8, RunError> {
     }
     output::println(&table.trim_fmt());
     for status in &all {
-        for claim in &status.open_claims {
+        for open in &status.open_claims {
+            let claim = &open.claim;
+            let lease = if open.expired { "its lease ran out: the next run takes over" } else { "its lease is renewed" };
             let objects = output::counted(claim.objects.len() as u64, "object", "objects");
             output::println(&format!(
-                "{} {}: run {} holds {objects} since {}",
+                "{} {}: run {} holds {objects} since {} ({} s); {lease}",
                 status.entity,
                 status.country,
                 claim.run,
-                claim.at.format("%F %TZ")
+                claim.at.format("%F %TZ"),
+                open.age_seconds,
             ));
         }
     }

@@ -11,7 +11,7 @@
 //! An intent is written only when the one before it is committed; so at most one intent of a source is open, and whoever comes
 //! next finishes it. Entries are folded into a sorted snapshot now and then; finding what is new is a merge of that with the listing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -111,7 +111,16 @@ pub struct Claim {
 #[serde(rename_all = "snake_case")]
 enum What {
     Claim(Claim),
-    Release { claim: String, run: String, why: String },
+    Release {
+        claim: String,
+        run: String,
+        why: String,
+    },
+    /// Known objects are to be read once more.
+    Forget {
+        objects: Vec<String>,
+        run: String,
+    },
     Intent(Box<Intent>),
 }
 
@@ -130,12 +139,37 @@ struct LeaseFile {
     expires: DateTime<Utc>,
 }
 
+/// A committed object.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Known {
+    version: String,
+    /// Which of the source's batches committed it.
+    batch: u32,
+}
+
+/// What the ledger says of one object.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ObjectRecord {
+    pub key: String,
+    pub version: String,
+    /// What `_batch` says of its rows.
+    pub batch: String,
+    /// It is read once more by the next run.
+    pub forgotten: bool,
+}
+
 /// The source as of one entry.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 struct State {
     head: u64,
-    /// Objects that some intent has committed: key → version.
-    known: BTreeMap<String, String>,
+    /// Objects that some intent has committed.
+    known: BTreeMap<String, Known>,
+    /// Such objects that are to be read once more.
+    #[serde(default)]
+    again: BTreeMap<String, Known>,
+    /// Ids of the batches that committed them.
+    #[serde(default)]
+    batches: Vec<String>,
     claims: BTreeMap<String, Claim>,
     intent: Option<Intent>,
     /// The latest path day that was committed as a snapshot.
@@ -153,9 +187,21 @@ impl State {
             What::Release { claim, .. } => {
                 self.claims.remove(&claim);
             }
+            What::Forget { objects, .. } => {
+                for key in objects {
+                    if let Some(known) = self.known.remove(&key) {
+                        self.again.insert(key, known);
+                    }
+                }
+            }
             What::Intent(intent) => {
                 if let Some(claim) = self.claims.remove(&intent.claim) {
-                    self.known.extend(claim.objects);
+                    let batch = self.batches.len() as u32;
+                    self.batches.push(claim.id);
+                    for (key, version) in claim.objects {
+                        self.again.remove(&key);
+                        self.known.insert(key, Known { version, batch });
+                    }
                 }
                 self.extent = self.extent.take().max(intent.extent.clone());
                 self.intent = Some(*intent);
@@ -240,6 +286,36 @@ impl Ledger {
         self.state.known.len()
     }
 
+    /// Objects that were committed, in the order of their keys.
+    pub fn objects(&self) -> impl Iterator<Item = ObjectRecord> + '_ {
+        let record = |forgotten: bool| {
+            move |(key, known): (&String, &Known)| ObjectRecord {
+                key: key.clone(),
+                version: known.version.clone(),
+                batch: self.state.batches.get(known.batch as usize).cloned().unwrap_or_default(),
+                forgotten,
+            }
+        };
+        self.state.known.iter().map(record(false)).chain(self.state.again.iter().map(record(true)))
+    }
+
+    /// The batch that committed just this version of an object before.
+    pub fn committed_by(&self, key: &str, version: &str) -> Option<&String> {
+        let known = self.state.known.get(key).or_else(|| self.state.again.get(key)).filter(|known| known.version == version)?;
+        self.state.batches.get(known.batch as usize)
+    }
+
+    /// Lets known objects be read once more; returns how many there were.
+    pub async fn forget(&mut self, run: &str, objects: &BTreeSet<String>) -> Result<usize, LedgerError> {
+        loop {
+            let known: Vec<String> = objects.iter().filter(|key| self.state.known.contains_key(*key)).cloned().collect();
+            let count = known.len();
+            if count == 0 || self.append(What::Forget { objects: known, run: run.to_owned() }).await? {
+                return Ok(count);
+            }
+        }
+    }
+
     pub fn open_claims(&self) -> impl Iterator<Item = &Claim> {
         self.state.claims.values()
     }
@@ -250,7 +326,7 @@ impl Ledger {
         }
         match self.state.known.get(&object.key) {
             None => Standing::New,
-            Some(version) if *version == object.version => Standing::Known,
+            Some(known) if known.version == object.version => Standing::Known,
             Some(_) => Standing::Changed,
         }
     }
@@ -367,12 +443,16 @@ impl Ledger {
     }
 
     async fn is_expired(&self, claim: &Claim) -> Result<bool, LedgerError> {
+        Ok(self.expires(claim).await? < Utc::now())
+    }
+
+    /// When a claim may be taken over unless its owner renews it.
+    pub async fn expires(&self, claim: &Claim) -> Result<DateTime<Utc>, LedgerError> {
         let path = lease_path(&claim.id);
-        let expires = match self.store.get(&path).await? {
+        Ok(match self.store.get(&path).await? {
             Some(bytes) => serde_json::from_slice::<LeaseFile>(&bytes).map_err(|source| LedgerError::Parse { path, source })?.expires,
             None => claim.at + self.lease,
-        };
-        Ok(expires < Utc::now())
+        })
     }
 
     /// Writes the intent, if its claim still stands and no other intent came first.

@@ -140,13 +140,6 @@ pub fn marks_partition() -> Vec<String> {
     ["database", "marked_on"].map(str::to_owned).to_vec()
 }
 
-/// Rows that an intent takes out of a table: their keys, and where they were when it was written.
-pub fn replaced_schema(columns: &SilverColumns) -> SchemaRef {
-    let keys = columns.key.iter().map(|at| columns.schema.field(*at).clone());
-    let place = [Field::new(PLACE_FILE, DataType::Utf8, false), Field::new(PLACE_ROW, DataType::Int64, false)];
-    Arc::new(Schema::new(keys.chain(place).collect::<Vec<_>>()))
-}
-
 /// The columns of every quarantine table; partitioned by `database`.
 pub fn quarantine_schema() -> SchemaRef {
     let text = |name: &str| Field::new(name, DataType::Utf8, true);

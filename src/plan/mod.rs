@@ -6,6 +6,7 @@
 mod columns;
 pub mod order;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::contract::Contract;
@@ -14,7 +15,7 @@ use crate::domain::time::days_from_civil;
 use crate::domain::{BronzeObject, PathValues, Source};
 use crate::job::Job;
 
-pub use columns::{Column, ORDER, PLACE_FILE, PLACE_ROW, SilverColumns, marks_partition, marks_schema, quarantine_schema, replaced_schema};
+pub use columns::{Column, ORDER, PLACE_FILE, PLACE_ROW, SilverColumns, marks_partition, marks_schema, quarantine_schema};
 
 /// What every batch of one job and source shares.
 #[derive(Debug, Clone)]
@@ -45,6 +46,8 @@ pub struct BatchPlan {
     /// µs since 1970; what `_ingested_at` says.
     pub ingested_at: i64,
     pub objects: Vec<BronzeObject>,
+    /// Objects that were committed before in this very version, and by which batch: what they left is replaced.
+    pub again: BTreeMap<String, String>,
     /// In snapshot mode: the path day that the objects are.
     pub extent: Option<PathDay>,
 }

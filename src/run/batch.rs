@@ -68,6 +68,11 @@ fn plan_batch(run: &SourceRun<'_>, claim: &Claim, objects: &[BronzeObject]) -> A
         batch: claim.id.clone(),
         ingested_at: chrono::Utc::now().timestamp_micros(),
         objects: objects.iter().filter(|object| taken.contains(object.key.as_str())).cloned().collect(),
+        again: claim
+            .objects
+            .iter()
+            .filter_map(|(key, version)| Some((key.clone(), run.ledger.committed_by(key, version)?.clone())))
+            .collect(),
         extent: path_day(run, objects),
     })
 }
@@ -161,7 +166,11 @@ fn table_intents(run: &SourceRun<'_>, plan: &BatchPlan, staged: &Staged, k: i64)
         }),
         ..intent(&table.name, &staged.marks)
     });
-    let quarantine = intent(&run.tables.quarantine.name, &staged.quarantine);
+    let quarantine = TableIntent {
+        // Their partition is the database as the record had it, which may be another one.
+        replaces: staged.replaced_quarantine.clone().map(|list| Replaced { list, database: None }),
+        ..intent(&run.tables.quarantine.name, &staged.quarantine)
+    };
     let silver = TableIntent {
         replaces: staged.replaced.clone().map(|list| Replaced { list, database: Some(source.database.clone()) }),
         ..intent(&run.tables.silver.name, &staged.silver)

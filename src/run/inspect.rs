@@ -99,9 +99,20 @@ pub struct SourceStatus {
     pub intents: i64,
     /// Whether the newest intent is in all of its tables.
     pub settled: bool,
-    pub open_claims: Vec<Claim>,
+    pub open_claims: Vec<ClaimStatus>,
     pub silver: Option<TableStatus>,
     pub quarantine: Option<TableStatus>,
+}
+
+/// A batch in somebody's hands.
+#[derive(Debug, Serialize)]
+pub struct ClaimStatus {
+    #[serde(flatten)]
+    pub claim: Claim,
+    pub age_seconds: i64,
+    /// When another run may take its objects over, unless its owner renews it.
+    pub expires: chrono::DateTime<chrono::Utc>,
+    pub expired: bool,
 }
 
 /// Of the rows of one database.
@@ -125,13 +136,20 @@ pub async fn status(settings: &Settings, entity: &str, country: &str) -> Result<
             settled &= table.intent(&source.app_id()).await? >= intent.k;
         }
     }
+    let now = chrono::Utc::now();
+    let mut open_claims = Vec::new();
+    for claim in ledger.open_claims() {
+        let expires = ledger.expires(claim).await?;
+        let age_seconds = (now - claim.at).num_seconds();
+        open_claims.push(ClaimStatus { claim: claim.clone(), age_seconds, expires, expired: expires < now });
+    }
     Ok(SourceStatus {
         entity: entity.to_owned(),
         country: country.to_owned(),
         objects_done: ledger.known_objects() as u64,
         intents: ledger.next_intent() - 1,
         settled,
-        open_claims: ledger.open_claims().cloned().collect(),
+        open_claims,
         silver: table_status(&tables.silver, &source).await?,
         quarantine: table_status(&tables.quarantine, &source).await?,
     })

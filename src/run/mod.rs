@@ -8,6 +8,7 @@ pub mod batch;
 pub mod gate;
 pub mod inspect;
 pub mod report;
+pub mod reprocess;
 pub mod vacuum;
 
 use std::collections::BTreeMap;

@@ -54,7 +54,9 @@ pub async fn vacuum(settings: &Settings, entity: &str, retention: Duration, exec
         let bytes = files.iter().map(|file| file.bytes).sum();
         reports.push(TableOrphans { table: table.name.clone(), files, bytes, removed: execute });
     }
-    reports.extend(staged_lists(&tables.silver, &listed, older_than, execute).await?);
+    for table in [&tables.silver, &tables.quarantine] {
+        reports.extend(staged_lists(table, &listed, older_than, execute).await?);
+    }
     Ok(reports)
 }
 

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use arrow::array::{AsArray, RecordBatch};
-use arrow::datatypes::{Date32Type, Fields};
+use arrow::datatypes::{Date32Type, Fields, Int64Type};
 use futures::TryStreamExt;
 
 use super::file::{DataFile, row_hashes, select};
@@ -37,11 +37,23 @@ fn hashes(rows: &RecordBatch, positions: &[usize]) -> Result<Vec<u128>, arrow::e
 /// What the table holds under a key, and the rows at hand hashed over the same columns.
 #[derive(Debug, Clone)]
 pub struct Held {
+    /// Of the columns that its file has.
     content: u128,
+    /// Of all columns; those that its file does not have are null.
+    whole: u128,
     ours: Arc<[u128]>,
+    /// Where the row is.
+    pub place: (Arc<str>, u32),
+    /// Which record it is: file and offset.
+    pub source: (String, i64),
 }
 
 impl Held {
+    /// Whether a row with this content says the same in every column, newer ones than the file included.
+    pub fn is_whole(&self, content: u128) -> bool {
+        self.whole == content
+    }
+
     /// Whether the row at a position says the same.
     pub fn equals(&self, row: usize) -> bool {
         self.ours.get(row) == Some(&self.content)
@@ -160,21 +172,42 @@ impl TableKeys {
         let failed = |source| SilverError::Arrow { table: self.table.name.clone(), source };
         let file = self.open_file(file).await?;
         let schema = &self.columns.schema;
-        let positions: Vec<usize> = self.columns.properties.iter().copied().filter(|at| file.has(schema.field(*at).name())).collect();
-        let ours: Arc<[u128]> = if positions.len() == self.columns.properties.len() {
+        let properties = &self.columns.properties;
+        let in_file: Vec<usize> = (0..properties.len()).filter(|at| file.has(schema.field(properties[*at]).name())).collect();
+        let ours: Arc<[u128]> = if in_file.len() == properties.len() {
             hashes.contents.as_slice().into()
         } else {
-            self::hashes(rows, &positions).map_err(failed)?.into()
+            self::hashes(rows, &in_file.iter().map(|at| properties[*at]).collect::<Vec<_>>()).map_err(failed)?.into()
         };
-        let fields: Fields = positions.iter().map(|at| schema.fields()[*at].clone()).collect();
-        let mut contents = Vec::with_capacity(places.len());
+        let source = SOURCE.map(|name| schema.fields().find(name).map(|(_, field)| field.clone())).into_iter().flatten();
+        let fields: Fields = properties.iter().map(|at| schema.fields()[*at].clone()).chain(source).collect();
+        let (mut contents, mut sources) = (Vec::with_capacity(places.len()), Vec::with_capacity(places.len()));
         let rows: Vec<u32> = places.iter().map(|(row, _)| *row).collect();
         let mut batches = file.read(&fields, Some(select(&rows)))?;
         while let Some(batch) = batches.try_next().await? {
-            contents.extend(row_hashes(batch.columns()).map_err(failed)?);
+            let whole = row_hashes(&batch.columns()[..properties.len()]).map_err(failed)?;
+            let shared = if in_file.len() == properties.len() { whole.clone() } else { self::hashes(&batch, &in_file).map_err(failed)? };
+            contents.extend(shared.into_iter().zip(whole));
+            sources.extend(sources_of(&batch));
         }
-        Ok(places.iter().zip(contents).map(|((_, key), content)| (*key, Held { content, ours: ours.clone() })).collect())
+        let path: Arc<str> = file.live.path.as_str().into();
+        let held = places.iter().zip(contents.into_iter().zip(sources)).map(|((row, key), ((content, whole), source))| {
+            (*key, Held { content, whole, ours: ours.clone(), place: (path.clone(), *row), source })
+        });
+        Ok(held.collect())
     }
+}
+
+/// The columns that say which record a row is.
+pub const SOURCE: [&str; 2] = ["_source_file", "_source_offset"];
+
+/// File and offset of each row of a batch that has those columns.
+pub fn sources_of(rows: &RecordBatch) -> Vec<(String, i64)> {
+    let files = rows.column_by_name(SOURCE[0]).and_then(|files| files.as_string_opt::<i32>());
+    let offsets = rows.column_by_name(SOURCE[1]).and_then(|offsets| offsets.as_primitive_opt::<Int64Type>());
+    (0..rows.num_rows())
+        .map(|row| (files.map_or("", |files| files.value(row)).to_owned(), offsets.map_or(-1, |offsets| offsets.value(row))))
+        .collect()
 }
 
 /// Between which bounds the keys of some rows lie.

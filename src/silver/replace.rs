@@ -8,9 +8,10 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use arrow::array::{AsArray, BooleanArray, RecordBatch};
+use arrow::array::{AsArray, BooleanArray, Int64Array, RecordBatch, StringArray};
 use arrow::compute::{concat_batches, filter_record_batch};
-use arrow::datatypes::{Fields, Int64Type, Schema, SchemaRef};
+use arrow::datatypes::{Field, Fields, Int64Type, Schema, SchemaRef};
+use arrow::error::ArrowError;
 use delta_kernel::engine::arrow_conversion::TryIntoArrow;
 use delta_kernel::expressions::Scalar;
 use delta_kernel::schema::{DataType, PrimitiveType};
@@ -247,6 +248,47 @@ async fn without(
         });
     }
     Ok(adds)
+}
+
+/// The rows of the live files that `keep` takes, as a staged list has them: the columns `key`, and where they are.
+/// `keep` is shown the columns `read`.
+pub async fn rows_where(
+    table: &Table,
+    files: impl Fn(&LiveFile) -> bool,
+    key: &Fields,
+    read: &Fields,
+    keep: impl Fn(&RecordBatch) -> Vec<bool>,
+) -> Result<Vec<RecordBatch>, SilverError> {
+    let arrow = |source| SilverError::Arrow { table: table.name.clone(), source };
+    let all: Fields = key.iter().chain(read.iter().filter(|field| key.find(field.name()).is_none())).cloned().collect();
+    let mut found = Vec::new();
+    for live in table.live_files(files).await? {
+        let file = DataFile::open(table, &live).await?;
+        let (mut batches, mut first) = (file.read(&all, None)?, 0_u32);
+        while let Some(batch) = batches.try_next().await? {
+            let kept = keep(&batch);
+            let rows: Vec<u32> = kept.iter().zip(first..).filter(|(kept, _)| **kept).map(|(_, row)| row).collect();
+            first += batch.num_rows() as u32;
+            if !rows.is_empty() {
+                let keys = batch.project(&(0..key.len()).collect::<Vec<_>>()).map_err(arrow)?;
+                let keys = filter_record_batch(&keys, &BooleanArray::from(kept)).map_err(arrow)?;
+                found.push(replaced_rows(&keys, |at| (live.path.as_str(), rows[at])).map_err(arrow)?);
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Keys and places as a staged list has them.
+pub fn replaced_rows<'p>(keys: &RecordBatch, place: impl Fn(usize) -> (&'p str, u32)) -> Result<RecordBatch, ArrowError> {
+    let rows = keys.num_rows();
+    let place_fields =
+        [Field::new(PLACE_FILE, arrow::datatypes::DataType::Utf8, false), Field::new(PLACE_ROW, arrow::datatypes::DataType::Int64, false)];
+    let fields: Fields = keys.schema().fields().iter().cloned().chain(place_fields.map(Arc::new)).collect();
+    let mut arrays = keys.columns().to_vec();
+    arrays.push(Arc::new(StringArray::from_iter_values((0..rows).map(|at| place(at).0))));
+    arrays.push(Arc::new(Int64Array::from_iter_values((0..rows).map(|at| i64::from(place(at).1)))));
+    RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays)
 }
 
 /// Writes a list of replaced rows beside the table; its path is what the intent names.

@@ -8,16 +8,17 @@ use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use arrow::array::{Array, AsArray, Int64Array, RecordBatch, StringArray, UInt32Array};
+use arrow::array::{Array, AsArray, RecordBatch, UInt32Array};
 use arrow::compute::take_record_batch;
 use arrow::datatypes::{DataType, Field, Fields};
 use futures::{StreamExt, TryStreamExt};
 
 use super::file::{DataFile, row_hashes, rows_of, select};
 use super::keys::{KeyRanges, RowHashes, may_hold, of_database};
+use super::replace::replaced_rows;
 use super::{LiveFile, SilverError, Table};
 use crate::plan::order::{compare, order_text};
-use crate::plan::{ORDER, SilverColumns, replaced_schema};
+use crate::plan::{ORDER, SilverColumns};
 
 /// Marks files of a key that was deleted, and of one whose newest record said the same as its row.
 pub const DELETED: &str = "deleted";
@@ -304,23 +305,8 @@ async fn vanished(file: &DataFile, columns: &SilverColumns, found: &[(u32, u32)]
         parts.push(batch);
     }
     let list = arrow::compute::concat_batches(&parts[0].schema(), &parts)
-        .and_then(|keys| replaced_rows(&keys, columns, |at| (&file.live.path, rest[at])));
+        .and_then(|keys| replaced_rows(&keys, |at| (file.live.path.as_str(), rest[at])));
     list.map(Some).map_err(|source| SilverError::Arrow { table: "silver".to_owned(), source })
-}
-
-/// Keys and places as a staged list has them.
-pub fn replaced_rows<'p>(
-    keys: &RecordBatch,
-    columns: &SilverColumns,
-    place: impl Fn(usize) -> (&'p str, u32),
-) -> Result<RecordBatch, arrow::error::ArrowError> {
-    let rows = keys.num_rows();
-    let files = StringArray::from_iter_values((0..rows).map(|at| place(at).0));
-    let numbers = Int64Array::from_iter_values((0..rows).map(|at| i64::from(place(at).1)));
-    let mut arrays = keys.columns().to_vec();
-    arrays.push(Arc::new(files));
-    arrays.push(Arc::new(numbers));
-    RecordBatch::try_new(replaced_schema(columns), arrays)
 }
 
 /// The key columns of some rows of silver's schema.

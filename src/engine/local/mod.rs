@@ -105,9 +105,7 @@ pub async fn stage(engine: &Engine, plan: &Arc<BatchPlan>, tables: &Tables) -> R
         writer.abort().await;
         return Err(error);
     }
-    let mut staged = writer.close().await?;
-    staged.dedupe = Some(dedupe);
-    Ok(staged)
+    writer.close(Some(dedupe)).await
 }
 
 async fn settle(piece: Result<Piece, StageError>, engine: &Engine, dedupe: &mut Dedupe, writer: &mut Writer<'_>) -> Result<(), StageError> {

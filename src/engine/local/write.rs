@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use arrow::array::RecordBatch;
+use arrow::array::{AsArray, RecordBatch};
+use arrow::datatypes::Fields;
 use deltalake::kernel::Add;
 use serde::{Deserialize, Serialize};
 
@@ -12,6 +13,7 @@ use super::enrich::quarantine_rows;
 use crate::domain::{Layout, LayoutCount, Records, RejectCode};
 use crate::plan::{BatchPlan, marks_partition, marks_schema, quarantine_schema};
 use crate::silver::Table;
+use crate::silver::replace::{rows_where, stage_list};
 use crate::silver::write::{TableWriter, remove_staged};
 
 /// Shown beside a code in reports.
@@ -49,6 +51,8 @@ pub struct Staged {
     pub marks: Vec<Add>,
     /// List of the rows that leave silver.
     pub replaced: Option<String>,
+    /// List of the refusals that leave quarantine: of objects that were read once more.
+    pub replaced_quarantine: Option<String>,
     pub records: Records,
     pub rejects: RejectSummary,
     pub layouts: BTreeMap<Layout, LayoutCount>,
@@ -69,6 +73,7 @@ impl Staged {
     /// Removes every staged file: nothing of the batch will be committed.
     pub async fn discard(&self, tables: &Tables) {
         remove_staged(&tables.quarantine, &self.quarantine).await;
+        discard_list(tables, self.replaced_quarantine.as_ref()).await;
         self.discard_rows(tables).await;
     }
 
@@ -78,11 +83,7 @@ impl Staged {
         if let Some(marks) = &tables.marks {
             remove_staged(marks, &self.marks).await;
         }
-        if let Some(list) = &self.replaced
-            && let Err(error) = tables.silver.staging().delete(list).await
-        {
-            tracing::warn!(list, %error, "a staged list could not be removed; vacuum removes it");
-        }
+        discard_list(tables, self.replaced.as_ref()).await;
     }
 
     /// Other rows for the same records.
@@ -100,6 +101,35 @@ impl Staged {
         };
         rows(&self.silver) == Some(self.records.inserted + self.records.updated) && rows(&self.quarantine) == Some(self.records.quarantined)
     }
+}
+
+async fn discard_list(tables: &Tables, list: Option<&String>) {
+    if let Some(list) = list
+        && let Err(error) = tables.silver.staging().delete(list).await
+    {
+        tracing::warn!(list, %error, "a staged list could not be removed; vacuum removes it");
+    }
+}
+
+/// The refusals that earlier readings of the batch's objects left in quarantine, as a list to be replaced.
+async fn earlier_refusals(plan: &BatchPlan, quarantine: &Table) -> Result<Option<String>, StageError> {
+    if plan.again.is_empty() {
+        return Ok(None);
+    }
+    let schema = quarantine_schema();
+    let key: Fields = ["source_file", "source_offset", "batch"]
+        .iter()
+        .filter_map(|name| schema.fields().find(name))
+        .map(|(_, field)| field.clone())
+        .collect();
+    let of_object = |file: &str| plan.again.get(file.split("!/").next().unwrap_or(file));
+    let earlier = |rows: &RecordBatch| {
+        let text = |name: &str| rows.column_by_name(name).and_then(|column| column.as_string_opt::<i32>());
+        let (Some(files), Some(batches)) = (text("source_file"), text("batch")) else { return vec![false; rows.num_rows()] };
+        (0..rows.num_rows()).map(|row| of_object(files.value(row)).is_some_and(|batch| batch == batches.value(row))).collect()
+    };
+    let found = rows_where(quarantine, |_| true, &key, &key, earlier).await?;
+    Ok(stage_list(quarantine, &plan.batch, &found).await?)
 }
 
 pub struct Writer<'p> {
@@ -139,6 +169,10 @@ impl<'p> Writer<'p> {
             marks: tables.marks.as_ref().map(|marks| TableWriter::new(marks, marks_schema(columns), &marks_partition(), job.table, open)),
             staged: Staged::default(),
         }
+    }
+
+    pub fn tables(&self) -> &Tables {
+        &self.tables
     }
 
     pub async fn write(&mut self, unique: Unique) -> Result<(), StageError> {
@@ -186,15 +220,20 @@ impl<'p> Writer<'p> {
         self.staged.decoded += decoded;
     }
 
-    pub async fn close(self) -> Result<Staged, StageError> {
+    /// `dedupe` is kept with what is staged.
+    pub async fn close(self, dedupe: Option<Dedupe>) -> Result<Staged, StageError> {
         let mut staged = self.staged;
         let closed = async {
             staged.quarantine = self.quarantine.close().await?;
+            staged.dedupe = dedupe;
             if let Some(marks) = self.marks {
                 staged.marks = marks.close().await?;
             }
             staged.silver = self.silver.close().await?;
-            Ok(())
+            if staged.dedupe.is_some() {
+                staged.replaced_quarantine = earlier_refusals(self.plan, &self.tables.quarantine).await?;
+            }
+            Ok::<(), StageError>(())
         };
         match closed.await {
             Ok(()) => Ok(staged),

@@ -1,13 +1,15 @@
 //! Records never change: rows whose key was met before, in this batch or in the table, are duplicates or conflicts.
 //!
 //! Rows arrive in the order that decides between equal keys, so the first one stays. An equal record is a duplicate; another
-//! one under the same key is refused as `key_conflict`.
+//! one under the same key is refused as `key_conflict`. The one exception is a record that is read once more: if it reads
+//! otherwise now (its contract is another one), its row is replaced.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use arrow::array::BooleanArray;
+use arrow::array::{BooleanArray, RecordBatch};
 use arrow::compute::filter_record_batch;
+use arrow::error::ArrowError;
 
 use super::super::decode::{Origin, found};
 use super::super::enrich::Enriched;
@@ -16,6 +18,8 @@ use crate::domain::{Records, Reject, RejectCode};
 use crate::plan::SilverColumns;
 use crate::silver::SilverError;
 use crate::silver::keys::{Held, KeyRanges, TableKeys};
+use crate::silver::replace::replaced_rows;
+use crate::silver::upsert::keys_at;
 
 pub struct Append {
     table: TableKeys,
@@ -23,33 +27,47 @@ pub struct Append {
     /// Content under each key of this batch.
     seen: HashMap<u128, u128>,
     ranges: Vec<KeyRanges>,
+    /// Rows that records replace which were read once more.
+    pub replaced: Vec<RecordBatch>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
 enum Fate {
     Insert,
+    /// It is the same record, read once more, and says something else now.
+    Update {
+        file: Arc<str>,
+        row: u32,
+    },
     Duplicate,
     Conflict,
 }
 
 impl Append {
     pub fn new(table: TableKeys, columns: Arc<SilverColumns>) -> Self {
-        Self { table, columns, seen: HashMap::new(), ranges: Vec::new() }
+        Self { table, columns, seen: HashMap::new(), ranges: Vec::new(), replaced: Vec::new() }
     }
 
-    pub async fn dedupe(&mut self, chunk: Enriched) -> Result<Unique, SilverError> {
+    /// `again`: the chunk's object was committed before.
+    pub async fn dedupe(&mut self, chunk: Enriched, again: bool) -> Result<Unique, SilverError> {
         let Enriched { origin, rows, hashes, places, versions, mut rejects, read, .. } = chunk;
         let held = self.table.probe(&rows, &hashes).await?;
         if rows.num_rows() > 0 {
             self.ranges.push(KeyRanges::of(&rows, &self.columns));
         }
         let mut keep = Vec::with_capacity(rows.num_rows());
+        let mut updates = Vec::new();
         let mut records = Records { read, ..Records::default() };
         for (at, (key, content)) in hashes.keys.iter().zip(&hashes.contents).enumerate() {
-            let fate = self.fate(at, *key, *content, &held);
-            keep.push(fate == Fate::Insert);
+            let source = again.then(|| (&*origin.file, places[at].0));
+            let fate = self.fate(at, *key, *content, &held, source);
+            keep.push(matches!(fate, Fate::Insert | Fate::Update { .. }));
             match fate {
                 Fate::Insert => records.inserted += 1,
+                Fate::Update { file, row } => {
+                    records.updated += 1;
+                    updates.push((at as u32, file, row));
+                }
                 Fate::Duplicate => records.duplicate += 1,
                 Fate::Conflict => {
                     let (offset, raw) = places[at].clone();
@@ -67,13 +85,20 @@ impl Append {
             }
         }
         records.quarantined = rejects.len() as u64;
-        let rows = if keep.iter().all(|keep| *keep) {
-            rows
-        } else {
-            filter_record_batch(&rows, &BooleanArray::from(keep))
-                .map_err(|source| SilverError::Arrow { table: "silver".to_owned(), source })?
-        };
+        let failed = |source| SilverError::Arrow { table: "silver".to_owned(), source };
+        self.replace(&rows, &updates).map_err(failed)?;
+        let rows =
+            if keep.iter().all(|keep| *keep) { rows } else { filter_record_batch(&rows, &BooleanArray::from(keep)).map_err(failed)? };
         Ok(Unique { origin, rows, rejects, records })
+    }
+
+    fn replace(&mut self, rows: &RecordBatch, updates: &[(u32, Arc<str>, u32)]) -> Result<(), ArrowError> {
+        if !updates.is_empty() {
+            let at: Vec<u32> = updates.iter().map(|(at, _, _)| *at).collect();
+            let keys = keys_at(rows, &self.columns, &at)?;
+            self.replaced.push(replaced_rows(&keys, |n| (&*updates[n].1, updates[n].2))?);
+        }
+        Ok(())
     }
 
     /// Whether what was decided is still right on the newest snapshot: nobody else has inserted one of the batch's keys.
@@ -81,14 +106,22 @@ impl Append {
         Ok(!self.table.came_since(&self.seen, &self.ranges).await?)
     }
 
-    fn fate(&mut self, row: usize, key: u128, content: u128, held: &HashMap<u128, Held>) -> Fate {
-        if let Some(held) = held.get(&key) {
-            return if held.equals(row) { Fate::Duplicate } else { Fate::Conflict };
+    fn fate(&mut self, row: usize, key: u128, content: u128, held: &HashMap<u128, Held>, source: Option<(&str, u64)>) -> Fate {
+        let there = held.get(&key);
+        let same_record = |held: &Held| source.is_some_and(|(file, offset)| held.source.0 == file && held.source.1 == offset as i64);
+        match there {
+            Some(held) if same_record(held) && held.is_whole(content) => return Fate::Duplicate,
+            Some(held) if same_record(held) => {}
+            Some(held) => return if held.equals(row) { Fate::Duplicate } else { Fate::Conflict },
+            None => {}
         }
         match self.seen.entry(key) {
             std::collections::hash_map::Entry::Vacant(free) => {
                 free.insert(content);
-                Fate::Insert
+                match there {
+                    Some(held) => Fate::Update { file: held.place.0.clone(), row: held.place.1 },
+                    None => Fate::Insert,
+                }
             }
             std::collections::hash_map::Entry::Occupied(taken) if *taken.get() == content => Fate::Duplicate,
             std::collections::hash_map::Entry::Occupied(_) => Fate::Conflict,

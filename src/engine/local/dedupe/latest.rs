@@ -14,8 +14,8 @@ use crate::domain::Records;
 use crate::domain::time::MICROS_PER_DAY;
 use crate::plan::{BatchPlan, ORDER, marks_schema, order};
 use crate::silver::SilverError;
-use crate::silver::replace::stage_list;
-use crate::silver::upsert::{Against, Arrivals, BatchKeys, DELETED, Extent, Fate, Present, UNCHANGED, keys_at, replaced_rows, resolve};
+use crate::silver::replace::replaced_rows;
+use crate::silver::upsert::{Against, Arrivals, BatchKeys, DELETED, Extent, Fate, Present, UNCHANGED, keys_at, resolve};
 
 pub struct Latest {
     plan: Arc<BatchPlan>,
@@ -46,7 +46,7 @@ impl Latest {
     }
 
     /// Settles every key on the newest snapshot and writes what changes; may be asked again when the snapshot is another one.
-    pub async fn finish(&mut self, writer: &mut Writer<'_>) -> Result<(), StageError> {
+    pub async fn finish(&mut self, writer: &mut Writer<'_>) -> Result<(Records, Vec<RecordBatch>), StageError> {
         let present = self.settle_fates().await?;
         let mut counts = Records { duplicate: self.keys.superseded(), removed: vanished(&present), ..Records::default() };
         for fate in self.keys.fates() {
@@ -58,9 +58,7 @@ impl Latest {
             }
         }
         let replaced = self.write(&present, writer).await?;
-        let list = stage_list(&self.tables.silver, &self.plan.batch, &replaced).await?;
-        writer.settled(counts, list);
-        Ok(())
+        Ok((counts, replaced))
     }
 
     async fn settle_fates(&mut self) -> Result<Present, StageError> {
@@ -112,7 +110,7 @@ impl Latest {
                 let at: Vec<u32> = sorted.replaced.iter().map(|(at, _, _)| *at).collect();
                 let keys = keys_at(&rows, columns, &at).map_err(arrow)?;
                 let place = |n: usize| (sorted.replaced[n].1, sorted.replaced[n].2);
-                replaced.push(replaced_rows(&keys, columns, place).map_err(arrow)?);
+                replaced.push(replaced_rows(&keys, place).map_err(arrow)?);
             }
         }
         Ok(replaced)

@@ -7,7 +7,11 @@
 mod append;
 mod latest;
 
+use std::collections::HashSet;
 use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::Fields;
 
 use super::decode::Origin;
 use super::enrich::Enriched;
@@ -16,45 +20,78 @@ use super::{Engine, StageError};
 use crate::domain::{Records, Reject};
 use crate::job::Mode;
 use crate::plan::BatchPlan;
-use crate::silver::keys::TableKeys;
+use crate::silver::keys::{SOURCE, TableKeys, of_database, sources_of};
+use crate::silver::replace::{rows_where, stage_list};
+use crate::silver::{SilverError, Table};
 
 /// Rows to write at once, and every refusal of their chunk.
 pub struct Unique {
     pub origin: Origin,
-    pub rows: arrow::array::RecordBatch,
+    pub rows: RecordBatch,
     pub rejects: Vec<Reject>,
     pub records: Records,
 }
 
-pub enum Dedupe {
+pub struct Dedupe {
+    way: Way,
+    plan: Arc<BatchPlan>,
+    /// Of objects that are read once more: what is refused of them now, by file and offset.
+    refused: HashSet<(String, i64)>,
+}
+
+enum Way {
     Append(Box<append::Append>),
     Latest(Box<latest::Latest>),
 }
 
 impl Dedupe {
     pub async fn open(engine: &Engine, plan: &Arc<BatchPlan>, tables: &Tables) -> Result<Self, StageError> {
-        Ok(match plan.of.job.mode {
+        let way = match plan.of.job.mode {
             Mode::Append => {
                 let keys = TableKeys::open(&tables.silver, plan.of.columns.clone(), &plan.of.source.database).await?;
-                Self::Append(Box::new(append::Append::new(keys, plan.of.columns.clone())))
+                Way::Append(Box::new(append::Append::new(keys, plan.of.columns.clone())))
             }
-            Mode::Upsert(_) | Mode::Snapshot { .. } => Self::Latest(Box::new(latest::Latest::new(engine, plan, tables))),
-        })
+            Mode::Upsert(_) | Mode::Snapshot { .. } => Way::Latest(Box::new(latest::Latest::new(engine, plan, tables))),
+        };
+        Ok(Self { way, plan: plan.clone(), refused: HashSet::new() })
     }
 
     pub async fn dedupe(&mut self, chunk: Enriched) -> Result<Unique, StageError> {
-        match self {
-            Self::Append(append) => Ok(append.dedupe(chunk).await?),
-            Self::Latest(latest) => latest.put_aside(chunk),
+        let again = self.plan.again.contains_key(&chunk.origin.object.key);
+        let unique = match &mut self.way {
+            Way::Append(append) => append.dedupe(chunk, again).await?,
+            Way::Latest(latest) => latest.put_aside(chunk)?,
+        };
+        if again {
+            self.refused.extend(unique.rejects.iter().map(|reject| (unique.origin.file.to_string(), reject.offset as i64)));
         }
+        Ok(unique)
     }
 
-    /// Writes what could not be written before all of the batch was read.
+    /// Writes what could not be written before all of the batch was read, and the list of rows that it takes out.
     pub async fn finish(&mut self, writer: &mut Writer<'_>) -> Result<(), StageError> {
-        match self {
-            Self::Append(_) => Ok(()),
-            Self::Latest(latest) => latest.finish(writer).await,
+        let (mut records, mut replaced) = match &mut self.way {
+            Way::Append(append) => (Records::default(), append.replaced.clone()),
+            Way::Latest(latest) => latest.finish(writer).await?,
+        };
+        let silver = &writer.tables().silver;
+        let gone = self.rows_now_refused(silver).await?;
+        records.removed += gone.iter().map(|rows| rows.num_rows() as u64).sum::<u64>();
+        replaced.extend(gone);
+        let list = stage_list(silver, &self.plan.batch, &replaced).await?;
+        writer.settled(records, list);
+        Ok(())
+    }
+
+    /// Rows of records that their contract accepted when they were read before, and refuses now: a record is in one place.
+    async fn rows_now_refused(&self, silver: &Table) -> Result<Vec<RecordBatch>, SilverError> {
+        if self.refused.is_empty() {
+            return Ok(Vec::new());
         }
+        let columns = &self.plan.of.columns;
+        let source: Fields = SOURCE.iter().filter_map(|name| columns.schema.fields().find(name).map(|(_, field)| field.clone())).collect();
+        let refused = |rows: &RecordBatch| sources_of(rows).iter().map(|source| self.refused.contains(source)).collect();
+        rows_where(silver, of_database(&self.plan.of.source.database), &columns.key_fields(), &source, refused).await
     }
 }
 
@@ -67,26 +104,24 @@ impl std::fmt::Debug for Dedupe {
 /// Another intent of the source was committed since `staged` was made: whether it could be made right for the snapshot that is
 /// now the newest, without reading bronze again.
 pub async fn rebase(staged: &mut Staged, plan: &BatchPlan, tables: &Tables) -> Result<bool, StageError> {
-    match staged.dedupe.take() {
-        Some(Dedupe::Append(append)) => {
-            let right = append.still_right().await?;
-            staged.dedupe = Some(Dedupe::Append(append));
-            Ok(right)
-        }
-        // Which day is the newest may be another one now.
-        Some(Dedupe::Latest(_)) if plan.extent.is_some() => Ok(false),
-        Some(Dedupe::Latest(mut latest)) => {
+    let Some(mut dedupe) = staged.dedupe.take() else { return Ok(false) };
+    // Which day is the newest may be another one now; and rows that leave may be others.
+    if plan.extent.is_some() || !plan.again.is_empty() {
+        return Ok(false);
+    }
+    let right = match &dedupe.way {
+        Way::Append(append) => append.still_right().await?,
+        Way::Latest(_) => {
             staged.discard_rows(tables).await;
             let mut writer = Writer::new(plan, tables);
-            if let Err(error) = latest.finish(&mut writer).await {
+            if let Err(error) = dedupe.finish(&mut writer).await {
                 writer.abort().await;
                 return Err(error);
             }
-            let rows = writer.close().await?;
-            staged.take_rows(rows);
-            staged.dedupe = Some(Dedupe::Latest(latest));
-            Ok(true)
+            staged.take_rows(writer.close(None).await?);
+            true
         }
-        None => Ok(false),
-    }
+    };
+    staged.dedupe = Some(dedupe);
+    Ok(right)
 }

@@ -455,6 +455,14 @@ impl Ledger {
         })
     }
 
+    /// Whether the run that wrote an intent still renews its lease, so that it is about to commit it.
+    pub async fn owner_lives(&self, intent: &Intent) -> Result<bool, LedgerError> {
+        let path = lease_path(&intent.claim);
+        let Some(bytes) = self.store.get(&path).await? else { return Ok(false) };
+        let lease: LeaseFile = serde_json::from_slice(&bytes).map_err(|source| LedgerError::Parse { path, source })?;
+        Ok(lease.expires >= Utc::now())
+    }
+
     /// Writes the intent, if its claim still stands and no other intent came first.
     pub async fn intend(&mut self, intent: Intent) -> Result<Intended, LedgerError> {
         loop {

@@ -106,6 +106,11 @@ impl RunError {
     }
 }
 
+/// How long a living run is left alone with the intent that it wrote.
+const OWNER_FIRST: Duration = Duration::from_secs(2);
+const FIRST_PAUSE: Duration = Duration::from_millis(5);
+const LAST_PAUSE: Duration = Duration::from_millis(200);
+
 /// What all jobs of a run share.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -304,12 +309,23 @@ impl SourceRun<'_> {
         self.ledger.refresh().await?;
         let open = self.ledger.last_intent().filter(|intent| intent.k > self.settled).cloned();
         let Some(intent) = open else { return Ok(()) };
+        self.let_owner_finish(&intent).await?;
         for (table, committed) in self.commit(&intent).await? {
             if let Committed::At(version) = committed {
                 let note = format!("finished intent {} of run {}: {} version {version}", intent.k, intent.run, table.table);
                 tracing::warn!(source = %self.plan.source, "{note}");
                 self.report.warnings.push(note);
             }
+        }
+        Ok(())
+    }
+
+    /// Gives the run that wrote the intent a moment, lest all that wait for it do its work.
+    async fn let_owner_finish(&self, intent: &Intent) -> Result<(), RunError> {
+        let (started, mut pause) = (Instant::now(), FIRST_PAUSE);
+        while started.elapsed() < OWNER_FIRST && self.ledger.owner_lives(intent).await? {
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LAST_PAUSE);
         }
         Ok(())
     }

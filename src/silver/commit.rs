@@ -13,7 +13,7 @@ use serde_json::json;
 
 use super::replace::{Exchange, exchange};
 use super::table::{check_writable, engine_info};
-use super::{SilverError, Table};
+use super::{GUARDED, SilverError, Table};
 use crate::job;
 use crate::ledger::TableIntent;
 
@@ -54,7 +54,7 @@ impl Table {
         let mut exchanged: Option<Exchange> = None;
         loop {
             let (now, done) = self.now(&intent.app_id).await?;
-            if done >= intent.k {
+            if done >= intent.k && GUARDED {
                 return Ok(self.found_done(exchanged, &now, unanswered).await);
             }
             check_writable(&self.name, &now)?;
@@ -64,13 +64,18 @@ impl Table {
                     continue;
                 }
                 exchanged = Some(match exchanged.take() {
-                    Some(exchange) if exchange.fits(&files) => exchange,
+                    Some(exchange) if exchange.fits(&files) || !GUARDED => exchange,
                     outdated => {
                         // After an unanswered put its files may be named by a commit.
                         if let Some(outdated) = outdated.filter(|_| !unanswered) {
                             outdated.discard(self).await;
                         }
-                        Box::pin(exchange(self, intent, &now, &files, settings)).await?
+                        match Box::pin(exchange(self, intent, &now, &files, settings)).await {
+                            Ok(exchange) => exchange,
+                            // Whoever committed the intent meanwhile has tidied up after it.
+                            Err(SilverError::StagedListMissing { .. }) if self.now(&intent.app_id).await?.1 >= intent.k => continue,
+                            Err(error) => return Err(error),
+                        }
                     }
                 });
             }

@@ -13,7 +13,7 @@ use arrow::datatypes::{Date32Type, Fields, Int64Type};
 use futures::TryStreamExt;
 
 use super::file::{DataFile, row_hashes, select};
-use super::{LiveFile, SilverError, Table};
+use super::{GUARDED, LiveFile, SilverError, Table};
 use crate::plan::SilverColumns;
 use crate::plan::order::date_text;
 
@@ -107,7 +107,7 @@ impl TableKeys {
         for live in now.iter().filter(|live| !then.contains(live.path.as_str()) && may_hold(live, ranges)) {
             let file = DataFile::open(&self.table, live).await?;
             if !file.find(&self.columns.key_fields(), |hash| keys.contains_key(&hash).then_some(0)).await?.is_empty() {
-                return Ok(true);
+                return Ok(GUARDED);
             }
         }
         Ok(false)

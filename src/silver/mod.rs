@@ -20,6 +20,9 @@ pub use vacuum::Orphan;
 
 use crate::store::StoreError;
 
+/// Whether a table is asked what it has before it is written to. Switched off only to show that the tests would notice.
+const GUARDED: bool = cfg!(not(feature = "no-guards"));
+
 #[derive(Debug, thiserror::Error)]
 pub enum SilverError {
     #[error("table {table}: {source}")]

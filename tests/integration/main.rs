@@ -10,6 +10,7 @@ mod faults;
 mod framing;
 mod generated;
 mod history;
+mod interleavings;
 mod layers;
 mod matrix;
 mod parallel;

@@ -49,7 +49,7 @@ async fn objects(world: &World, prefix: &str) -> Vec<Value> {
 }
 
 /// The intents of the ledger, which must be numbered 1, 2, 3, …
-async fn intents(world: &World) -> Vec<Value> {
+pub async fn intents(world: &World) -> Vec<Value> {
     let source = world.source();
     let entries = objects(world, &format!("silver/_etl/ledger/{}/{}/log", source.entity, source.database)).await;
     let intents: Vec<Value> = entries.into_iter().filter_map(|entry| entry["what"].get("intent").cloned()).collect();
@@ -59,7 +59,7 @@ async fn intents(world: &World) -> Vec<Value> {
 }
 
 /// The `txn` versions of a table are those of the intents that concern it, each once and in order.
-async fn check_txns(world: &World, table: &str, intents: &[Value]) {
+pub async fn check_txns(world: &World, table: &str, intents: &[Value]) {
     let actions = objects(world, &format!("silver/{table}/_delta_log")).await;
     let found: Vec<u64> = actions.iter().filter_map(|action| action.get("txn")?["version"].as_u64()).collect();
     let concerned = intents.iter().filter(|intent| intent["tables"].as_array().unwrap().iter().any(|part| part["table"] == table));

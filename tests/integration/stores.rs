@@ -234,3 +234,51 @@ impl ObjectStore for LosesAnswers {
         self.0.copy_opts(from, to, options).await
     }
 }
+
+/// Before the n-th put of a file whose path has `part`, something else happens.
+pub struct Interposed {
+    pub inner: Arc<dyn ObjectStore>,
+    pub part: &'static str,
+    pub at: AtomicU64,
+    pub then: Box<dyn Fn() -> futures::future::BoxFuture<'static, ()> + Send + Sync>,
+}
+
+impl std::fmt::Debug for Interposed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Interposed")
+    }
+}
+
+impl std::fmt::Display for Interposed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Interposed")
+    }
+}
+
+#[async_trait]
+impl ObjectStore for Interposed {
+    async fn put_opts(&self, location: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
+        if location.as_ref().contains(self.part) && self.at.fetch_sub(1, Ordering::SeqCst) == 1 {
+            (self.then)().await;
+        }
+        self.inner.put_opts(location, payload, options).await
+    }
+    async fn put_multipart_opts(&self, location: &Path, options: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
+        self.inner.put_multipart_opts(location, options).await
+    }
+    async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+        self.inner.get_opts(location, options).await
+    }
+    fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
+        self.inner.delete_stream(locations)
+    }
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        self.inner.list(prefix)
+    }
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+        self.inner.list_with_delimiter(prefix).await
+    }
+    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
+        self.inner.copy_opts(from, to, options).await
+    }
+}

@@ -56,7 +56,8 @@ def keys(silver: Path) -> Json:
 import duckdb, json
 from deltalake import DeltaTable
 rows = DeltaTable({str(silver / ENTITY)!r}).to_pyarrow_table(columns=["database", "id"])
-print(json.dumps(duckdb.sql("SELECT count(*), count(DISTINCT (database, id)), sum(hash(database, id)::HUGEINT)::VARCHAR FROM rows").fetchall()[0]))
+found = duckdb.sql("SELECT count(*), count(DISTINCT (database, id)), sum(hash(database, id)::HUGEINT)::VARCHAR FROM rows")
+print(json.dumps(found.fetchall()[0]))
 """
     return measure.run([sys.executable, "-c", script]).json()
 
@@ -142,16 +143,19 @@ def main() -> int:
     if not latencies:
         raise SystemExit("no process committed anything")
     commits = [times for one in rounds for times in one.commits]
-    measured = {"latency": latencies, "claim to version": [both for both, _ in commits], "intent to version": [last for _, last in commits]}
+    whole, last = ([times[part] for times in commits] for part in (0, 1))
+    measured = {"latency": latencies, "claim to version": whole, "intent to version": last}
     rows = [[what, *(f"{measure.quantile(found, share):.3f}" for share in (0.5, 0.9, 0.99, 1))] for what, found in measured.items()]
     print("\n" + measure.markdown(["seconds", "median", "p90", "p99", "greatest"], rows))
+    at_once = args.at_once or args.writers
     print(f"""
-Of the {len(latencies)} processes that committed, in {len(rounds)} rounds of {args.writers}, {args.at_once or args.writers} at a time on {os.cpu_count()} cores.
+Of the {len(latencies)} processes that committed, {at_once} of {args.writers} at a time, on {os.cpu_count()} cores; rounds: {len(rounds)}.
 latency: from the start of a process to its end, less {nothing:.3f} s of one with nothing to do. claim, intent to version: from the ledger's
 entry of the batch to silver's commit.""")
     wrong = sum(bool(one.problems) for one in rounds)
     gave_way = sum(one.gave_way for one in rounds)
-    print(f"{gave_way} gave way. Rows and keys {'are those of one process in every round' if not wrong else f'are WRONG in {wrong} rounds'}.")
+    verdict = f"WRONG in {wrong} rounds" if wrong else "those of one process in every round"
+    print(f"{gave_way} gave way. Rows and keys are {verdict}.")
     return 1 if wrong else 0
 
 

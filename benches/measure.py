@@ -61,6 +61,7 @@ def scratch(args: Namespace) -> Iterator[Path]:
     if args.scratch:
         args.scratch.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="silversmith-bench-", dir=args.scratch))
+    print(f"{args.etl.name} on {os.cpu_count()} cores; load average before: {os.getloadavg()[0]:.1f}", flush=True)
     try:
         yield folder
     finally:

@@ -17,7 +17,7 @@ What is measured
   level 1, merge deltalake's default.
 
 With `--ids scattered` the keys of every day span the same range, so no file can be left out by its statistics; with `rising` a day's
-keys follow those of the day before. merge is told the days, etl finds them.
+keys follow those of the day before. Both are told that a key's day is fixed: merge by the days, etl by the job.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ JOB = """entity: Bench
 mode: upsert
 key: [id]
 event_time: at
+event_time_is_fixed: true
 partition_by: [database, event_date]
 """
 CONTRACT = {
@@ -101,7 +102,8 @@ def prepare(args: Namespace, folder: Path) -> dict[str, Json]:
     for shape in SHAPES:
         places = {"bronze": folder / shape, "source": folder / f"{shape}.parquet"}
         made = step("update", shape=shape, keys=args.rows // 100, objects=args.objects, **places, **common).json()
-        print(f"{shape}: {args.rows // 100:,} keys, {len(made['dates'])} days, {made['bytes'] / MIB:,.1f} MiB JSON in {args.objects} objects")
+        days, size = len(made["dates"]), made["bytes"] / MIB
+        print(f"{shape}: {args.rows // 100:,} keys, days: {days}, {size:,.1f} MiB JSON in {args.objects} objects", flush=True)
         shapes[shape] = made
     return shapes
 
@@ -137,7 +139,8 @@ def report(results: dict[tuple[str, str], list[Measured]]) -> None:
     for shape in SHAPES:
         for program in PROGRAMS:
             found = results[shape, program]
-            seconds, peak = measure.several(one.seconds for one in found), measure.several((one.peak / MIB for one in found), 0)
+            seconds = measure.several(one.seconds for one in found)
+            peak = measure.several((one.peak / MIB for one in found), 0)
             rows.append([f"{shape}, {program}", seconds, peak, sizes(found, "added"), sizes(found, "removed")])
         medians = [[median(column) for column in zip(*map(costs, results[shape, program]), strict=True)] for program in PROGRAMS]
         ratios.append([shape, *(f"{theirs / ours:.2f}" for ours, theirs in zip(*medians, strict=True))])
@@ -148,8 +151,8 @@ def report(results: dict[tuple[str, str], list[Measured]]) -> None:
     print(f"""
 Medians, with the least and the greatest in brackets. Above 1, etl needs less. etl's time is that of its process and includes the JSON.
 merge's time is the call alone: it reads an Arrow table in memory and parses no JSON. Not counted for merge: {imports:.2f} s of imports and
-{opening:.2f} s of opening the table; {before / MIB:,.0f} MiB of its peak were there before the call. After each run the table held the expected
-rows, keys and sum over all contract columns.""")
+{opening:.2f} s of opening the table; {before / MIB:,.0f} MiB of its peak were there before the call.
+After each run the table held the expected rows, keys and sum over all contract columns.""")
 
 
 def costs(one: Measured) -> tuple[float, float, float]:

@@ -157,6 +157,8 @@ pub struct Job {
     pub key: Vec<String>,
     pub event_time: Option<String>,
     pub partition_by: Vec<String>,
+    /// The job vouches that the records of a key all have the same event date.
+    pub event_time_is_fixed: bool,
     /// Where an API envelope keeps its records: the tokens of each JSON Pointer.
     pub records_at: Vec<Vec<String>>,
     partitions: [PartitionRule; 5],

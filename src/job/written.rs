@@ -27,6 +27,8 @@ pub struct JobFile {
     key: Vec<String>,
     event_time: Option<String>,
     partition_by: Option<Vec<String>>,
+    #[serde(default)]
+    event_time_is_fixed: bool,
     #[serde(default = "default_records_at")]
     records_at: Vec<String>,
     #[serde(default)]
@@ -277,6 +279,9 @@ impl JobFile {
                 ));
             }
         }
+        if self.event_time_is_fixed && self.event_time.is_none() {
+            return Err(fail("event_time_is_fixed", "there is no event_time that could be fixed", "event_time: dateTime"));
+        }
         let limits = Limits {
             record: size("record:", &self.limits.record)?,
             nesting: count("nesting", self.limits.nesting)?,
@@ -342,6 +347,7 @@ impl JobFile {
             key: self.key,
             event_time: self.event_time,
             partition_by,
+            event_time_is_fixed: self.event_time_is_fixed,
             records_at: self.records_at.iter().map(|pointer| crate::contract::pointer(pointer)).collect(),
             partitions: [database, entity, year, month, day].map(PartitionFile::meant),
             unknown_fields: match self.unknown_fields {

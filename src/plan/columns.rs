@@ -47,6 +47,8 @@ pub struct SilverColumns {
     pub properties: Vec<usize>,
     /// Position among the contract's properties of the event time.
     pub event_time: Option<usize>,
+    /// Whether a row's date follows from its key, so that equal keys can only lie in equal dates.
+    pub date_follows_from_key: bool,
     /// Positions in `schema` of the properties that order an upsert's records.
     pub order_by: Vec<usize>,
 }
@@ -98,6 +100,8 @@ impl SilverColumns {
         let properties = columns.iter().enumerate().filter(|(_, column)| matches!(column, Column::Property(_))).map(|(at, _)| at).collect();
         let names = job.upsert().map(|upsert| upsert.order_by.as_slice()).unwrap_or_default();
         let order_by = names.iter().filter_map(|name| fields.iter().position(|field| field.name() == name)).collect();
+        let timed_key = event_time.is_some_and(|at| first[..key_count].contains(&at));
+        let date_follows_from_key = job.partitioned_by_date() && (timed_key || job.event_time_is_fixed);
         Self {
             columns,
             schema: Arc::new(Schema::new(fields)),
@@ -105,6 +109,7 @@ impl SilverColumns {
             partition_by: job.partition_by.clone(),
             key: (0..key_count).collect(),
             properties,
+            date_follows_from_key,
             event_time,
             order_by,
         }
@@ -113,12 +118,6 @@ impl SilverColumns {
     /// The key's columns.
     pub fn key_fields(&self) -> Fields {
         self.key.iter().map(|at| self.schema.fields()[*at].clone()).collect()
-    }
-
-    /// Whether a row's partition follows from its key, so that equal keys can only lie in equal dates.
-    pub fn date_follows_from_key(&self) -> bool {
-        let event_time = self.event_time.map(Column::Property);
-        self.partition_by.iter().any(|column| column == "event_date") && self.key.iter().any(|at| Some(self.columns[*at]) == event_time)
     }
 }
 

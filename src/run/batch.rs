@@ -1,20 +1,24 @@
 //! One batch: plan → stage → gate → intent → commit → settle.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::gate::{Judgement, judge};
 use super::report::{CommitReport, Outcome, Stopped, reject_counts};
-use super::{RunError, SourceRun};
+use super::{FIRST_PAUSE, RunError, SourceRun};
 use crate::domain::time::MICROS_PER_DAY;
 use crate::domain::{BronzeObject, Layout};
 use crate::engine::local::{Staged, rebase, stage};
 use crate::ledger::{Claim, Expiry, Intended, Intent, Replaced, TableIntent, Taking};
 use crate::plan::{BatchPlan, PathDay, order};
-use crate::silver::Committed;
+use crate::silver::{Committed, jitter};
 
 /// How often a batch is staged anew because another run of the same source came first.
 const MAX_RESTAGES: usize = 8;
+
+/// What a waiting batch leaves each older one.
+const TURN: Duration = Duration::from_millis(25);
+const LONGEST_TURN: Duration = Duration::from_secs(3);
 
 /// How a batch ended, where nothing went wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -121,6 +125,10 @@ async fn intend(
         if run.ledger.intend(intent.clone()).await? == Intended::Written {
             return Ok(Some(intent));
         }
+        // Of many that wait the older ones come first, lest all of them look at the tables after every commit.
+        let before = u32::try_from(run.ledger.claims_before(&plan.batch)).unwrap_or(u32::MAX);
+        let turn = TURN.saturating_mul(before).min(LONGEST_TURN);
+        tokio::time::sleep((FIRST_PAUSE + turn).mul_f64(jitter())).await;
         run.finish_open_intent().await?;
         if !Box::pin(rebase(staged, plan, &run.tables)).await? {
             return Ok(None);

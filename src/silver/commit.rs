@@ -132,7 +132,7 @@ impl Table {
 }
 
 /// From 0.5 to 1: writers that lost together do not come back together.
-fn jitter() -> f64 {
+pub fn jitter() -> f64 {
     let random = uuid::Uuid::new_v4().as_u128() as u32;
     0.5 + f64::from(random) / f64::from(u32::MAX) / 2.0
 }

@@ -1,9 +1,11 @@
 //! A data file in an object store, as the Parquet reader wants it.
 
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, new_null_array};
+use arrow::array::{ArrayRef, AsArray, RecordBatch, RecordBatchOptions, new_null_array};
 use arrow::compute::cast;
 use arrow::datatypes::{Fields, Schema};
 use arrow::error::ArrowError;
@@ -153,8 +155,37 @@ fn conform(batch: &RecordBatch, fields: &Fields) -> Result<RecordBatch, ArrowErr
     RecordBatch::try_new_with_options(Arc::new(Schema::new(fields.clone())), arrays, &options)
 }
 
+/// A map by [`row_hashes`], which need no hashing of their own.
+pub type HashedMap<V> = HashMap<u128, V, BuildHasherDefault<AsIs>>;
+
+/// Takes the low half of a hash as it is.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct AsIs(u64);
+
+impl Hasher for AsIs {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
+        }
+    }
+
+    fn write_u128(&mut self, hash: u128) {
+        self.0 = hash as u64;
+    }
+}
+
 /// 128-bit hashes of rows. They live only within a run: nothing stored depends on how Arrow encodes rows.
 pub fn row_hashes(columns: &[ArrayRef]) -> Result<Vec<u128>, ArrowError> {
+    // The usual key is one text, which is its own encoding.
+    if let [only] = columns
+        && let Some(texts) = only.as_string_opt::<i32>()
+    {
+        return Ok(texts.iter().map(|text| text.map_or(0, |text| xxh3_128(text.as_bytes()))).collect());
+    }
     let converter = RowConverter::new(columns.iter().map(|array| SortField::new(array.data_type().clone())).collect())?;
     let encoded = converter.convert_columns(columns)?;
     Ok(encoded.iter().map(|row| xxh3_128(row.as_ref())).collect())

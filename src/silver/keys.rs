@@ -12,7 +12,7 @@ use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::{Date32Type, Fields, Int64Type};
 use futures::TryStreamExt;
 
-use super::file::{DataFile, row_hashes, select};
+use super::file::{DataFile, HashedMap, row_hashes, select};
 use super::{GUARDED, LiveFile, SilverError, Table};
 use crate::plan::SilverColumns;
 use crate::plan::order::date_text;
@@ -72,8 +72,10 @@ pub struct TableKeys {
     table: Table,
     columns: Arc<SilverColumns>,
     database: String,
+    /// Files that it was opened with, and those that were compared since.
+    compared: HashSet<String>,
     files: Vec<KeyFile>,
-    known: HashMap<u128, Place>,
+    known: HashedMap<Place>,
 }
 
 /// Files of one database.
@@ -95,16 +97,20 @@ impl TableKeys {
             table: table.clone(),
             columns,
             database: database.to_owned(),
+            compared: files.iter().map(|live| live.path.clone()).collect(),
             files: files.into_iter().map(|live| KeyFile { live, read: None }).collect(),
-            known: HashMap::new(),
+            known: HashedMap::default(),
         })
     }
 
     /// Whether files that came to the table since this was opened hold one of these keys, which it did not have then.
-    pub async fn came_since(&self, keys: &HashMap<u128, u128>, ranges: &[KeyRanges]) -> Result<bool, SilverError> {
-        let then: HashSet<&str> = self.files.iter().map(|file| file.live.path.as_str()).collect();
+    pub async fn came_since(&mut self, keys: &HashedMap<u128>, ranges: &[KeyRanges]) -> Result<bool, SilverError> {
         let now = self.table.live_files(of_database(&self.database)).await?;
-        for live in now.iter().filter(|live| !then.contains(live.path.as_str()) && may_hold(live, ranges)) {
+        for live in &now {
+            // Every file is looked at once, however often this is asked.
+            if !self.compared.insert(live.path.clone()) || !may_hold(live, ranges) {
+                continue;
+            }
             let file = DataFile::open(&self.table, live).await?;
             if !file.find(&self.columns.key_fields(), |hash| keys.contains_key(&hash).then_some(0)).await?.is_empty() {
                 return Ok(GUARDED);
@@ -232,7 +238,7 @@ impl KeyRanges {
 
     pub fn of(rows: &RecordBatch, columns: &SilverColumns) -> Self {
         let dates = || rows.column_by_name("event_date")?.as_primitive_opt::<Date32Type>();
-        let days = if columns.date_follows_from_key() { dates() } else { None };
+        let days = if columns.date_follows_from_key { dates() } else { None };
         let names = columns.key.iter().map(|at| columns.schema.field(*at).name().as_str());
         Self { days: days.map(|days| days.iter().flatten().map(date_text).collect()), ..Self::of_columns(rows, names) }
     }

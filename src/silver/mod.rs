@@ -14,7 +14,8 @@ pub mod upsert;
 mod vacuum;
 pub mod write;
 
-pub use commit::Committed;
+pub use commit::{Committed, jitter};
+pub use file::HashedMap;
 pub use table::{LiveFile, Table, TableShape};
 pub use vacuum::Orphan;
 

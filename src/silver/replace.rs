@@ -5,7 +5,7 @@
 //! compaction moved them) are found again by key. Files that hold such rows are written anew without them, a file that holds
 //! nothing else is only removed. Nothing here needs a job or a contract, so any run can finish any intent.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use arrow::array::{AsArray, BooleanArray, Int64Array, RecordBatch, StringArray};
@@ -23,7 +23,7 @@ use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::json;
 
-use super::file::{DataFile, row_hashes};
+use super::file::{DataFile, HashedMap, row_hashes};
 use super::keys::{KeyRanges, may_hold};
 use super::write::{partition_writer, remove_staged};
 use super::{LiveFile, SilverError, Table};
@@ -180,7 +180,7 @@ async fn find_again<'f>(
     let key: Fields =
         lost.schema().fields().iter().filter(|field| ![PLACE_FILE, PLACE_ROW].contains(&field.name().as_str())).cloned().collect();
     let columns: Vec<_> = key.iter().filter_map(|field| lost.column_by_name(field.name()).cloned()).collect();
-    let wanted: HashMap<u128, u32> = row_hashes(&columns).map_err(arrow)?.into_iter().zip(0..).collect();
+    let wanted: HashedMap<u32> = row_hashes(&columns).map_err(arrow)?.into_iter().zip(0..).collect();
     let ranges = [KeyRanges::of_columns(&lost, key.iter().map(|field| field.name().as_str()))];
     let mut found = Vec::new();
     for file in files.filter(|file| may_hold(file, &ranges)) {

@@ -13,7 +13,7 @@ use arrow::compute::take_record_batch;
 use arrow::datatypes::{DataType, Field, Fields};
 use futures::{StreamExt, TryStreamExt};
 
-use super::file::{DataFile, row_hashes, rows_of, select};
+use super::file::{DataFile, HashedMap, row_hashes, rows_of, select};
 use super::keys::{KeyRanges, RowHashes, may_hold, of_database};
 use super::replace::replaced_rows;
 use super::{LiveFile, SilverError, Table};
@@ -68,7 +68,7 @@ pub struct Arrivals<'a> {
 /// The keys of a batch and the latest record of each.
 #[derive(Debug, Default)]
 pub struct BatchKeys {
-    index: HashMap<u128, u32>,
+    index: HashedMap<u32>,
     latest: Vec<Latest>,
     tails: Vec<Box<str>>,
     ranges: Vec<KeyRanges>,

@@ -16,11 +16,12 @@ use delta_kernel::table_properties::DataSkippingNumIndexedCols;
 use deltalake::datafile::writer::{PartitionWriter, PartitionWriterConfig};
 use deltalake::kernel::Add;
 use indexmap::IndexMap;
-use parquet::basic::{Compression, ZstdLevel};
+use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::file::properties::WriterProperties;
 
 use super::{SilverError, Table};
 use crate::job;
+use crate::plan::ORDER;
 
 /// Columns whose statistics Delta keeps.
 const INDEXED_COLUMNS: u64 = 32;
@@ -185,11 +186,15 @@ pub fn partition_writer(
     settings: &job::Table,
 ) -> Result<PartitionWriter, SilverError> {
     let level = ZstdLevel::try_new(settings.compression_level).unwrap_or_default();
-    let properties = WriterProperties::builder()
+    let mut properties = WriterProperties::builder()
         .set_compression(Compression::ZSTD(level))
         .set_max_row_group_bytes(Some(usize::try_from(settings.row_group).unwrap_or(usize::MAX)))
-        .set_created_by(super::table::engine_info())
-        .build();
+        .set_created_by(super::table::engine_info());
+    // No two rows of these are equal, and neighbours nearly are.
+    for (column, encoding) in [(ORDER, Encoding::DELTA_BYTE_ARRAY), ("_source_offset", Encoding::DELTA_BINARY_PACKED)] {
+        properties = properties.set_column_dictionary_enabled(column.into(), false).set_column_encoding(column.into(), encoding);
+    }
+    let properties = properties.build();
     let file = NonZeroU64::new(settings.file);
     let config = PartitionWriterConfig::try_new(file_schema, partition, Some(properties), file, Some(WRITE_BATCH_ROWS), None, None)
         .map_err(|source| table.delta(source))?;

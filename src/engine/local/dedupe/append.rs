@@ -16,6 +16,7 @@ use super::super::enrich::Enriched;
 use super::Unique;
 use crate::domain::{Records, Reject, RejectCode};
 use crate::plan::SilverColumns;
+use crate::silver::HashedMap;
 use crate::silver::SilverError;
 use crate::silver::keys::{Held, KeyRanges, TableKeys};
 use crate::silver::replace::replaced_rows;
@@ -25,7 +26,7 @@ pub struct Append {
     table: TableKeys,
     columns: Arc<SilverColumns>,
     /// Content under each key of this batch.
-    seen: HashMap<u128, u128>,
+    seen: HashedMap<u128>,
     ranges: Vec<KeyRanges>,
     /// Rows that records replace which were read once more.
     pub replaced: Vec<RecordBatch>,
@@ -45,7 +46,7 @@ enum Fate {
 
 impl Append {
     pub fn new(table: TableKeys, columns: Arc<SilverColumns>) -> Self {
-        Self { table, columns, seen: HashMap::new(), ranges: Vec::new(), replaced: Vec::new() }
+        Self { table, columns, seen: HashedMap::default(), ranges: Vec::new(), replaced: Vec::new() }
     }
 
     /// `again`: the chunk's object was committed before.
@@ -102,7 +103,7 @@ impl Append {
     }
 
     /// Whether what was decided is still right on the newest snapshot: nobody else has inserted one of the batch's keys.
-    pub async fn still_right(&self) -> Result<bool, SilverError> {
+    pub async fn still_right(&mut self) -> Result<bool, SilverError> {
         Ok(!self.table.came_since(&self.seen, &self.ranges).await?)
     }
 

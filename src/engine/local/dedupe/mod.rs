@@ -109,7 +109,7 @@ pub async fn rebase(staged: &mut Staged, plan: &BatchPlan, tables: &Tables) -> R
     if plan.extent.is_some() || !plan.again.is_empty() {
         return Ok(false);
     }
-    let right = match &dedupe.way {
+    let right = match &mut dedupe.way {
         Way::Append(append) => append.still_right().await?,
         Way::Latest(_) => {
             staged.discard_rows(tables).await;

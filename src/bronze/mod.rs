@@ -9,6 +9,7 @@ use futures::TryStreamExt;
 
 use crate::domain::time::days_from_civil;
 use crate::domain::{BronzeObject, Layout, PathValues, Source};
+use crate::plan::order;
 use crate::store::{Store, StoreError};
 
 /// The dates and the share of objects that a run looks at.
@@ -55,12 +56,22 @@ pub async fn list(bronze: &Store, source: &Source, selection: &Selection) -> Res
         match foreign(inner, &path) {
             Some(reason) => *listing.skipped.entry(reason).or_default() += 1,
             None => {
-                let layout = if path.day.is_some() || inner.contains("/day=") { Layout::Firehose } else { Layout::YearRoot };
+                let layout = layout_of(inner, &path);
                 listing.objects.push(BronzeObject { version: bronze.version_of(&meta), size: meta.size, layout, path, key });
             }
         }
     }
     Ok(listing)
+}
+
+fn layout_of(key: &str, path: &PathValues) -> Layout {
+    if path.day.is_some() || key.contains("/day=") { Layout::Firehose } else { Layout::YearRoot }
+}
+
+/// The path day of an object, from its key alone.
+pub fn extent_of(key: &str) -> String {
+    let path = path_values(key);
+    order::extent_of(layout_of(key, &path), &path)
 }
 
 /// Why an object is not read, if it is not.

@@ -239,6 +239,12 @@ impl Job {
             }
         }
         if let Mode::Upsert(upsert) = &self.mode {
+            // Columns of the table of tombstones, whose names no key column may have.
+            const MARKS: [&str; 6] = ["database", "order", "kind", "batch", "marked_at", "marked_on"];
+            if let Some(name) = self.key.iter().find(|name| MARKS.iter().any(|mark| name.eq_ignore_ascii_case(mark))) {
+                return Err(self
+                    .mistake(name, format!("key property `{name}` has the name of a column of the tombstones; rename it with x-upcast")));
+            }
             for name in &upsert.order_by {
                 match root.property(name).map(|property| &property.shape.ty) {
                     Some(Type::Timestamp { .. } | Type::Date | Type::Long | Type::Duration | Type::Text) => {}

@@ -212,9 +212,15 @@ fn default_records_at() -> Vec<String> {
     vec!["/result/data".to_owned()]
 }
 
-/// A mistake at the first place where the text says `needle`.
+/// A mistake at the first place where the text says `needle`, as a word of its own if there is such a place.
 pub fn mistake_at(file: &str, text: &str, needle: &str, message: String, help: Option<&str>) -> Mistake {
-    let span = text.find(needle).map_or(0..0, |at| at..at + needle.len());
+    let is_word = |at: &usize| {
+        let part = |c: char| c.is_alphanumeric() || c == '_';
+        let after = text.get(at + needle.len()..).and_then(|rest| rest.chars().next());
+        !text.get(..*at).is_some_and(|before| before.ends_with(part)) && !after.is_some_and(part)
+    };
+    let at = text.match_indices(needle).map(|(at, _)| at).find(is_word).or_else(|| text.find(needle));
+    let span = at.map_or(0..0, |at| at..at + needle.len());
     Mistake { file: file.to_owned(), text: text.to_owned(), span, message, help: help.map(str::to_owned) }
 }
 

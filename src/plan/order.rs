@@ -12,17 +12,14 @@ use arrow::datatypes::{DataType, Date32Type, Int64Type, TimestampMicrosecondType
 
 use super::{path_date, stamp_in_name};
 use crate::domain::time::{MICROS_PER_DAY, civil_from_days};
-use crate::domain::{BronzeObject, Layout};
+use crate::domain::{BronzeObject, Layout, PathValues};
 
 pub const SEPARATOR: char = '\u{1f}';
 const OFFSET_DIGITS: usize = 20;
 
 /// Order of a record without its `order_by` values and its offset: what all records of a file share.
 pub fn tail(object: &BronzeObject, file: &str) -> String {
-    let layout = match object.layout {
-        Layout::YearRoot => '0',
-        Layout::Firehose => '1',
-    };
+    let layout = layout_rank(object.layout);
     let date = path_date(&object.path).map(date_text).unwrap_or_default();
     let stamp = stamp_in_name(&object.key).unwrap_or_default();
     format!("{layout}{SEPARATOR}{date}{SEPARATOR}{stamp}{SEPARATOR}{file}")
@@ -30,13 +27,30 @@ pub fn tail(object: &BronzeObject, file: &str) -> String {
 
 /// The path day that an object belongs to: layout and date, ordered like the objects themselves.
 pub fn extent(object: &BronzeObject) -> String {
-    let whole = tail(object, "");
-    whole.split(SEPARATOR).take(2).collect::<Vec<_>>().join(" ")
+    extent_of(object.layout, &object.path)
+}
+
+pub fn extent_of(layout: Layout, path: &PathValues) -> String {
+    format!("{} {}", layout_rank(layout), path_date(path).map(date_text).unwrap_or_default())
+}
+
+fn layout_rank(layout: Layout) -> char {
+    match layout {
+        Layout::YearRoot => '0',
+        Layout::Firehose => '1',
+    }
 }
 
 /// The whole order of a record.
 pub fn order_text(prefix: &str, tail: &str, offset: u64) -> String {
     format!("{prefix}{tail}{SEPARATOR}{offset:0OFFSET_DIGITS$}")
+}
+
+/// File and offset of the record that has this order.
+pub fn source_of(order: &str) -> Option<(String, i64)> {
+    let (rest, offset) = order.rsplit_once(SEPARATOR)?;
+    let (_, file) = rest.rsplit_once(SEPARATOR)?;
+    Some((file.to_owned(), offset.parse().ok()?))
 }
 
 /// How a record stands to an order text, without building its own.

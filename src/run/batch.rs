@@ -48,6 +48,9 @@ pub async fn run_batch(run: &mut SourceRun<'_>, objects: &[BronzeObject]) -> Res
 async fn run_claimed(run: &mut SourceRun<'_>, claim: &Claim, objects: &[BronzeObject]) -> Result<BatchEnd, RunError> {
     for _ in 0..MAX_RESTAGES {
         run.finish_open_intent().await?;
+        if !run.is_whole_day(objects) {
+            return give_back(run, claim).await;
+        }
         run.ensure_tables().await?;
         let based_on = run.basis().await?;
         let plan = plan_batch(run, claim, objects);
@@ -63,6 +66,13 @@ async fn run_claimed(run: &mut SourceRun<'_>, claim: &Claim, objects: &[BronzeOb
         staged.discard(&run.tables).await;
     }
     Err(RunError::Contended { of: run.plan.source.clone() })
+}
+
+/// Another run committed more of the path day meanwhile: the next run reads it as a whole.
+async fn give_back(run: &mut SourceRun<'_>, claim: &Claim) -> Result<BatchEnd, RunError> {
+    run.ledger.release(&claim.id, &run.settings.run_id, "another run has more of this path day").await?;
+    run.report.held += claim.objects.len() as u64;
+    Ok(BatchEnd::Taken)
 }
 
 fn plan_batch(run: &SourceRun<'_>, claim: &Claim, objects: &[BronzeObject]) -> Arc<BatchPlan> {
@@ -172,6 +182,7 @@ fn table_intents(run: &SourceRun<'_>, plan: &BatchPlan, staged: &Staged, k: i64)
             column: "marked_on".to_owned(),
             before: order::date_text((plan.ingested_at - retention.as_micros() as i64).div_euclid(MICROS_PER_DAY) as i32),
         }),
+        replaces: staged.replaced_marks.clone().map(|list| Replaced { list, database: Some(source.database.clone()) }),
         ..intent(&table.name, &staged.marks)
     });
     let quarantine = TableIntent {

@@ -11,7 +11,7 @@ pub mod report;
 pub mod reprocess;
 pub mod vacuum;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -273,7 +273,12 @@ impl SourceRun<'_> {
 
     async fn all_batches(&mut self, request: &Request, observer: &dyn Observer) -> Result<(), RunError> {
         self.recover().await?;
-        let listing = bronze::list(&self.settings.engine.bronze, &self.plan.source, &self.settings.selection).await?;
+        let mut selection = self.settings.selection.clone();
+        if self.plan.job.is_snapshot() {
+            // Its day is read as a whole.
+            selection.only = None;
+        }
+        let listing = bronze::list(&self.settings.engine.bronze, &self.plan.source, &selection).await?;
         let Some(new) = self.take_stock(listing) else { return Ok(()) };
         observer.begin(request, new.iter().map(|object| object.size).sum());
         for objects in cut_batches(new, &self.plan.job) {
@@ -364,7 +369,7 @@ impl SourceRun<'_> {
         files.listed = listing.objects.len() as u64 + files.skipped;
         let (mut new, mut known) = (Vec::new(), Vec::new());
         let mut changed = None;
-        let mut held_elsewhere = 0;
+        let (mut held_elsewhere, mut held_days) = (0, BTreeSet::new());
         for object in listing.objects {
             match self.ledger.standing(&object, &held) {
                 Standing::New => new.push(object),
@@ -374,10 +379,18 @@ impl SourceRun<'_> {
                         known.push(object);
                     }
                 }
-                Standing::Held { .. } => held_elsewhere += 1,
+                Standing::Held { .. } => {
+                    held_elsewhere += 1;
+                    held_days.insert(order::extent(&object));
+                }
                 Standing::Changed => match self.plan.job.on_changed_object {
                     OnChangedObject::Reread => new.push(object),
-                    OnChangedObject::Ignore => files.known += 1,
+                    OnChangedObject::Ignore => {
+                        files.known += 1;
+                        if is_snapshot {
+                            known.push(object);
+                        }
+                    }
                     OnChangedObject::Stop => changed = changed.or(Some(object.key.clone())),
                 },
             }
@@ -393,6 +406,10 @@ impl SourceRun<'_> {
             return None;
         }
         if let Mode::Snapshot { settle_after } = self.plan.job.mode {
+            // A day of which another run has an object is that run's, or is read again when it has ended.
+            let all = new.len();
+            new.retain(|object| !held_days.contains(&order::extent(object)));
+            self.report.held += (all - new.len()) as u64;
             new = self.whole_days(new, known, settle_after);
         }
         put_in_order(&mut new);
@@ -400,7 +417,7 @@ impl SourceRun<'_> {
     }
 
     /// Snapshots are read by whole path days, and only when a day is over: objects of a day that is not are left for later, and a
-    /// day that is the table's content already and got another object is read again with all of its objects.
+    /// day that got another object is read again with all of its objects, unless a later day is the table's content.
     fn whole_days(&mut self, new: Vec<BronzeObject>, known: Vec<BronzeObject>, settle_after: Duration) -> Vec<BronzeObject> {
         let files = &mut self.report.files;
         let settled_at = |object: &BronzeObject| path_date(&object.path).map(|day| (i64::from(day) + 1) * MICROS_PER_DAY);
@@ -414,13 +431,11 @@ impl SourceRun<'_> {
             files.new -= waiting;
         }
         let current = self.ledger.newest_extent();
-        let is_current = |object: &BronzeObject| current.is_some_and(|current| *current == order::extent(object));
-        if settled.iter().any(is_current) {
-            let again: Vec<BronzeObject> = known.into_iter().filter(is_current).collect();
-            files.known -= again.len() as u64;
-            files.new += again.len() as u64;
-            settled.extend(again);
-        }
+        let days: BTreeSet<String> = settled.iter().map(order::extent).filter(|day| current.is_none_or(|current| day >= current)).collect();
+        let again: Vec<BronzeObject> = known.into_iter().filter(|object| days.contains(&order::extent(object))).collect();
+        files.known -= again.len() as u64;
+        files.new += again.len() as u64;
+        settled.extend(again);
         settled
     }
 
@@ -429,6 +444,18 @@ impl SourceRun<'_> {
         self.report.held += claimed.held;
         self.report.files.known += claimed.known;
         self.report.files.new -= claimed.known;
+    }
+
+    /// Whether `objects` are all that the ledger knows of their path day; another run may have committed more of it since they were
+    /// listed. A day before the newest one changes no row and need not be whole.
+    pub fn is_whole_day(&self, objects: &[BronzeObject]) -> bool {
+        let Some(day) = objects.first().filter(|_| self.plan.job.is_snapshot()).map(order::extent) else { return true };
+        if self.ledger.newest_extent().is_some_and(|newest| day < *newest) {
+            return true;
+        }
+        let ours: BTreeSet<&str> = objects.iter().map(|object| object.key.as_str()).collect();
+        let mut others = self.ledger.objects().filter(|known| !ours.contains(known.key.as_str()));
+        !others.any(|known| bronze::extent_of(&known.key) == day)
     }
 
     /// What is left because another run holds it is not done: exit 4.

@@ -54,7 +54,7 @@ pub async fn vacuum(settings: &Settings, entity: &str, retention: Duration, exec
         let bytes = files.iter().map(|file| file.bytes).sum();
         reports.push(TableOrphans { table: table.name.clone(), files, bytes, removed: execute });
     }
-    for table in [&tables.silver, &tables.quarantine] {
+    for table in [&tables.silver, &tables.quarantine].into_iter().chain(&tables.marks) {
         reports.extend(staged_lists(table, &listed, older_than, execute).await?);
     }
     Ok(reports)

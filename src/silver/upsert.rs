@@ -5,7 +5,7 @@
 //! ([`crate::plan::marks_schema`]) are streamed likewise. The rules are those of `docs/decisions/0006`.
 
 use std::cmp::Ordering;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use arrow::array::{Array, AsArray, RecordBatch, UInt32Array};
@@ -14,10 +14,10 @@ use arrow::datatypes::{DataType, Field, Fields};
 use futures::{StreamExt, TryStreamExt};
 
 use super::file::{DataFile, HashedMap, row_hashes, rows_of, select};
-use super::keys::{KeyRanges, RowHashes, may_hold, of_database};
+use super::keys::{KeyRanges, RowHashes, SOURCE, may_hold, of_database, sources_of};
 use super::replace::replaced_rows;
 use super::{LiveFile, SilverError, Table};
-use crate::plan::order::{compare, order_text};
+use crate::plan::order::{self, compare, order_text};
 use crate::plan::{ORDER, SilverColumns};
 
 /// Marks files of a key that was deleted, and of one whose newest record said the same as its row.
@@ -193,6 +193,8 @@ pub struct Against<'t> {
     pub extent: Extent,
     /// Files read at the same time.
     pub threads: usize,
+    /// Records that are refused now, by file and offset: what rows and marks say of them does not count any more.
+    pub refused: Arc<HashSet<(String, i64)>>,
 }
 
 /// Settles every key's fate.
@@ -204,9 +206,9 @@ pub async fn resolve(keys: BatchKeys, against: &Against<'_>) -> Result<(BatchKey
     let mut present = Present { files: candidates.iter().map(|file| file.path.clone()).collect(), ..Present::default() };
     // Each is spawned when its turn comes, so that at most `threads` are open.
     let tasks = candidates.into_iter().zip(0..).map(|(file, number)| {
-        let (table, columns, keys) = (against.table.clone(), against.columns.clone(), keys.clone());
+        let (table, columns, keys, refused) = (against.table.clone(), against.columns.clone(), keys.clone(), against.refused.clone());
         let name = table.name.clone();
-        let task = tokio::spawn(async move { examine(&table, &file, number, &columns, &keys, whole).await });
+        let task = tokio::spawn(async move { examine(&table, &file, number, &columns, &keys, whole, &refused).await });
         async move { task.await.unwrap_or_else(|error| Err(SilverError::Task { table: name, message: error.to_string() })) }
     });
     let mut hits: Vec<Hit> = Vec::new();
@@ -256,6 +258,7 @@ async fn examine(
     columns: &SilverColumns,
     keys: &BatchKeys,
     whole: bool,
+    refused: &HashSet<(String, i64)>,
 ) -> Result<(Vec<Hit>, Option<RecordBatch>), SilverError> {
     let arrow = |source| SilverError::Arrow { table: table.name.clone(), source };
     let file = DataFile::open(table, live).await?;
@@ -267,14 +270,20 @@ async fn examine(
     let ordered = columns.schema.column_with_name(ORDER).is_some();
     let properties = columns.properties.iter().map(|at| columns.schema.fields()[*at].clone());
     let order = Arc::new(Field::new(ORDER, DataType::Utf8, true));
-    let fields: Fields = properties.chain(ordered.then_some(order)).collect();
+    let source = SOURCE.iter().filter_map(|name| columns.schema.fields().find(name).map(|(_, field)| field.clone()));
+    let source = source.filter(|_| !refused.is_empty());
+    let fields: Fields = properties.chain(ordered.then_some(order)).chain(source).collect();
     let mut batches = file.read(&fields, Some(select(&rows_of(&found))))?;
     let (mut hits, mut next) = (Vec::with_capacity(found.len()), found.iter());
     while let Some(batch) = batches.try_next().await? {
         let contents = row_hashes(&batch.columns()[..columns.properties.len()]).map_err(arrow)?;
         let orders = batch.column_by_name(ORDER).map(|orders| orders.as_string::<i32>().clone());
+        let sources = if refused.is_empty() { Vec::new() } else { sources_of(&batch) };
         for (at, content) in contents.into_iter().enumerate() {
             let Some((row, key)) = next.next() else { break };
+            if sources.get(at).is_some_and(|source| refused.contains(source)) {
+                continue;
+            }
             let order = match &orders {
                 // A row from before the table kept orders is older than any record.
                 Some(orders) if orders.is_valid(at) => keys.against(*key, orders.value(at)),
@@ -331,6 +340,9 @@ async fn read_marks(marks: &Table, keys: &BatchKeys, against: &Against<'_>) -> R
             let orders = batch.column(0).as_string::<i32>();
             for at in 0..orders.len() {
                 let Some((_, key)) = next.next() else { break };
+                if order::source_of(orders.value(at)).is_some_and(|source| against.refused.contains(&source)) {
+                    continue;
+                }
                 let stands = keys.against(*key, orders.value(at));
                 // Of several marks the newest counts: the one that makes the record look oldest.
                 newest.entry(*key).and_modify(|known| *known = (*known).min(stands)).or_insert(stands);

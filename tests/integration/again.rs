@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use object_store::memory::InMemory;
+use silversmith::ledger::{Expiry, TableIntent};
 use silversmith::run::Request;
 use silversmith::run::report::JobReport;
 use silversmith::run::reprocess::{Wanted, forget, look, reprocess};
@@ -206,5 +207,123 @@ fn refusals_of_a_snapshot_day_that_is_read_again_are_not_doubled() {
         assert_eq!(ids(&world).await, ["a|1", "b|2"]);
         assert_eq!(refused(&world).await.len(), 1);
         assert_eq!(rows(&world.table(), &[]).await.len(), 2);
+    });
+}
+
+#[test]
+fn a_snapshot_day_is_read_as_a_whole_whatever_is_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let world = world(folder.path(), "snapshot", STRICT);
+    runtime().block_on(async {
+        world.put(OBJECT, "{\"id\":\"a\",\"value\":1}").await;
+        world.put("year=2024/month=03/day=01/p", "{\"id\":\"b\",\"value\":2}").await;
+        assert_eq!(world.run().await.exit, 0);
+        let report = again(&world).await;
+        assert_eq!((report.records.read, report.records.duplicate, report.records.removed), (2, 2, 0), "{report:?}");
+        assert_eq!(ids(&world).await, ["a|1", "b|2"]);
+        // Rows stay by key, also those whose record is refused now.
+        contract(folder.path(), &STRICT.replace("\"maximum\": 5", "\"maximum\": 1"));
+        let report = again(&world).await;
+        assert_eq!((report.records.quarantined, report.records.removed, report.records.duplicate), (1, 1, 1), "{report:?}");
+        assert_eq!(ids(&world).await, ["a|1"]);
+        contract(folder.path(), STRICT);
+        assert_eq!(again(&world).await.records.inserted, 1);
+        // An object of the day in other hands: the day waits.
+        world.put("year=2024/month=03/day=02/q", "{\"id\":\"c\",\"value\":3}").await;
+        let mut ledger =
+            silversmith::ledger::Ledger::open(&world.store(), &world.source(), std::time::Duration::from_mins(1)).await.unwrap();
+        let key = "database=fleetdb_de/entity=Thing/year=2024/month=03/day=02/q";
+        let listed =
+            silversmith::bronze::list(&world.settings().engine.bronze, &world.source(), &silversmith::bronze::Selection::default())
+                .await
+                .unwrap();
+        let held: Vec<_> = listed.objects.into_iter().filter(|object| object.key == key).collect();
+        ledger.claim("other", "other run", &held, silversmith::ledger::Taking::Free).await.unwrap().claim.unwrap();
+        world.put("year=2024/month=03/day=02/r", "{\"id\":\"d\",\"value\":4}").await;
+        let report = world.run().await;
+        assert_eq!((report.exit, report.jobs[0].held), (4, 2), "{report:?}");
+        assert_eq!(ids(&world).await, ["a|1", "b|2"]);
+        ledger.release("other", "other run", "done").await.unwrap();
+        assert_eq!(world.run().await.exit, 0);
+        assert_eq!(ids(&world).await, ["c|3", "d|4"]);
+    });
+}
+
+#[test]
+fn a_row_of_a_refused_record_gives_way_to_an_equal_sound_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let job = "key: [id]\npartitions: {day: {on_conflict: path}}\nlease: {duration: 1 ms}";
+    let world = World::new(folder.path(), "Thing", job, LOOSE);
+    runtime().block_on(async {
+        // The payload's day contradicts the path's.
+        world.put("year=2024/month=03/day=01/a", "{\"id\":\"a\",\"value\":1,\"day\":7}").await;
+        world.put("year=2024/month=03/day=02/b", "{\"id\":\"a\",\"value\":1,\"day\":2}").await;
+        assert_eq!(world.run().await.exit, 0);
+        std::fs::write(folder.path().join("jobs/Thing.yaml"), "entity: Thing\nkey: [id]\nlease: {duration: 1 ms}").unwrap();
+        let all: BTreeSet<String> = world.ledger().await.objects().map(|object| object.key).collect();
+        let report = reprocess(&world.settings(), &request(), &all, &Silent).await.unwrap();
+        assert_eq!((report.records.inserted, report.records.quarantined, report.records.removed), (1, 1, 1), "{report:?}");
+        assert_eq!(ids(&world).await, ["a|1"]);
+    });
+}
+
+#[test]
+fn a_record_that_is_refused_now_leaves_nothing_that_speaks_against_a_sound_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let job = "mode: upsert\nkey: [id]\ndelete_when: value = 9\nlease: {duration: 1 ms}";
+    let world = World::new(folder.path(), "Thing", job, LOOSE);
+    runtime().block_on(async {
+        world.put("year=2024/month=03/day=01/a", "{\"id\":\"a\",\"value\":1}\n{\"id\":\"b\",\"value\":1}").await;
+        world.put("year=2024/month=03/day=02/b", "{\"id\":\"a\",\"value\":8}\n{\"id\":\"b\",\"value\":9}").await;
+        assert_eq!(world.run().await.exit, 0);
+        assert_eq!(ids(&world).await, ["a|8"]);
+        contract(folder.path(), &LOOSE.replace("\"value\": {\"type\": \"integer\"}", "\"value\": {\"type\": \"integer\", \"maximum\": 7}"));
+        let all: BTreeSet<String> = world.ledger().await.objects().map(|object| object.key).collect();
+        let report = reprocess(&world.settings(), &request(), &all, &Silent).await.unwrap();
+        let counts = report.records;
+        assert_eq!((counts.inserted, counts.quarantined, counts.removed, counts.duplicate), (2, 2, 1, 0), "{report:?}");
+        assert_eq!(ids(&world).await, ["a|1", "b|1"]);
+        assert!(rows(&Table::at(&world.store(), "_etl/tombstones/Thing"), &[]).await.is_empty());
+        let report = reprocess(&world.settings(), &request(), &all, &Silent).await.unwrap();
+        assert_eq!((report.records.duplicate, report.records.quarantined, report.records.removed), (2, 2, 0), "{report:?}");
+        assert_eq!(ids(&world).await, ["a|1", "b|1"]);
+    });
+}
+
+#[test]
+fn old_marks_leave_with_the_next_ones_and_younger_ones_stay() {
+    let folder = tempfile::tempdir().unwrap();
+    let job = "mode: upsert\nkey: [id]\ndelete_when: value = 9\nlease: {duration: 1 ms}";
+    let world = World::new(folder.path(), "Thing", job, LOOSE);
+    runtime().block_on(async {
+        world.put("year=2024/month=03/day=02/a", "{\"id\":\"a\",\"value\":9}\n{\"id\":\"b\",\"value\":9}").await;
+        assert_eq!(world.run().await.jobs[0].records.deleted, 2);
+        let marks = Table::at(&world.store(), "_etl/tombstones/Thing");
+        assert_eq!(rows(&marks, &[]).await.len(), 2);
+        // An insert that is older than its delete comes late.
+        world.put("year=2024/month=03/day=01/late", "{\"id\":\"a\",\"value\":1}").await;
+        assert_eq!(world.run().await.jobs[0].records.duplicate, 1);
+        assert!(ids(&world).await.is_empty());
+        let today = chrono::Utc::now().date_naive();
+        let expire = |before: chrono::NaiveDate, k: i64| TableIntent {
+            table: marks.name.clone(),
+            app_id: "test".to_owned(),
+            k,
+            adds: Vec::new(),
+            replaces: None,
+            expires: Some(Expiry { column: "marked_on".to_owned(), before: before.to_string() }),
+            run: "test".to_owned(),
+            batch: "test".to_owned(),
+        };
+        let settings = world.job().table;
+        let deadline = std::time::Duration::from_secs(10);
+        marks.commit(&expire(today, 1), &settings, deadline).await.unwrap();
+        assert_eq!(rows(&marks, &[]).await.len(), 2);
+        marks.commit(&expire(today + chrono::Days::new(2), 2), &settings, deadline).await.unwrap();
+        assert!(rows(&marks, &[]).await.is_empty());
+        // What is forgotten can come back: that is what the retention says.
+        world.put("year=2024/month=03/day=01/later", "{\"id\":\"a\",\"value\":2}").await;
+        assert_eq!(world.run().await.jobs[0].records.inserted, 1);
+        assert_eq!(ids(&world).await, ["a|2"]);
     });
 }

@@ -51,6 +51,8 @@ pub struct Staged {
     pub marks: Vec<Add>,
     /// List of the rows that leave silver.
     pub replaced: Option<String>,
+    /// List of the marks that leave with records that are refused now.
+    pub replaced_marks: Option<String>,
     /// List of the refusals that leave quarantine: of objects that were read once more.
     pub replaced_quarantine: Option<String>,
     pub records: Records,
@@ -84,11 +86,13 @@ impl Staged {
             remove_staged(marks, &self.marks).await;
         }
         discard_list(tables, self.replaced.as_ref()).await;
+        discard_list(tables, self.replaced_marks.as_ref()).await;
     }
 
     /// Other rows for the same records.
     pub fn take_rows(&mut self, other: Self) {
         (self.silver, self.marks, self.replaced) = (other.silver, other.marks, other.replaced);
+        self.replaced_marks = other.replaced_marks;
         self.records = self.records.without(&self.late);
         self.records += other.late;
         self.late = other.late;
@@ -208,7 +212,8 @@ impl<'p> Writer<'p> {
     }
 
     /// Outcomes that were decided when all of the batch was read, and the list of rows that leave silver.
-    pub fn settled(&mut self, records: Records, replaced: Option<String>) {
+    pub fn settled(&mut self, records: Records, replaced: Option<String>, replaced_marks: Option<String>) {
+        self.staged.replaced_marks = replaced_marks;
         self.staged.records += records;
         self.staged.late = records;
         self.staged.replaced = replaced;

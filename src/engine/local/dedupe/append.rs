@@ -4,7 +4,7 @@
 //! one under the same key is refused as `key_conflict`. The one exception is a record that is read once more: if it reads
 //! otherwise now (its contract is another one), its row is replaced.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use arrow::array::{BooleanArray, RecordBatch};
@@ -49,10 +49,11 @@ impl Append {
         Self { table, columns, seen: HashedMap::default(), ranges: Vec::new(), replaced: Vec::new() }
     }
 
-    /// `again`: the chunk's object was committed before.
-    pub async fn dedupe(&mut self, chunk: Enriched, again: bool) -> Result<Unique, SilverError> {
+    /// `again`: the chunk's object was committed before; rows of records that are `refused` now count as gone.
+    pub async fn dedupe(&mut self, chunk: Enriched, again: bool, refused: &HashSet<(String, i64)>) -> Result<Unique, SilverError> {
         let Enriched { origin, rows, hashes, places, versions, mut rejects, read, .. } = chunk;
-        let held = self.table.probe(&rows, &hashes).await?;
+        let mut held = self.table.probe(&rows, &hashes).await?;
+        held.retain(|_, held| !refused.contains(&held.source));
         if rows.num_rows() > 0 {
             self.ranges.push(KeyRanges::of(&rows, &self.columns));
         }

@@ -1,5 +1,6 @@
 //! The latest record of a key is its row; deletes leave none.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, Date32Array, RecordBatch, StringArray, TimestampMicrosecondArray, UInt32Array};
@@ -46,8 +47,12 @@ impl Latest {
     }
 
     /// Settles every key on the newest snapshot and writes what changes; may be asked again when the snapshot is another one.
-    pub async fn finish(&mut self, writer: &mut Writer<'_>) -> Result<(Records, Vec<RecordBatch>), StageError> {
-        let present = self.settle_fates().await?;
+    pub async fn finish(
+        &mut self,
+        writer: &mut Writer<'_>,
+        refused: Arc<HashSet<(String, i64)>>,
+    ) -> Result<(Records, Vec<RecordBatch>), StageError> {
+        let present = self.settle_fates(refused).await?;
         let mut counts = Records { duplicate: self.keys.superseded(), removed: vanished(&present), ..Records::default() };
         for fate in self.keys.fates() {
             match fate {
@@ -61,7 +66,7 @@ impl Latest {
         Ok((counts, replaced))
     }
 
-    async fn settle_fates(&mut self) -> Result<Present, StageError> {
+    async fn settle_fates(&mut self, refused: Arc<HashSet<(String, i64)>>) -> Result<Present, StageError> {
         let snapshot = self.plan.extent.as_ref();
         let mut keys = std::mem::take(&mut self.keys);
         // A day that has no sound record says nothing about rows, least of all that they are gone.
@@ -76,6 +81,8 @@ impl Latest {
                 database: &self.plan.of.source.database,
                 extent: if snapshot.is_some() { Extent::Database } else { Extent::Keys },
                 threads: self.threads,
+                // A snapshot's rows stay or vanish by key, whatever record they came from.
+                refused: if snapshot.is_some() { Arc::default() } else { refused },
             };
             let (settled, present) = resolve(keys, &against).await?;
             keys = settled;

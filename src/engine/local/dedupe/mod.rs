@@ -10,8 +10,8 @@ mod latest;
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
-use arrow::datatypes::Fields;
+use arrow::array::{AsArray, RecordBatch};
+use arrow::datatypes::{DataType, Field, Fields};
 
 use super::decode::Origin;
 use super::enrich::Enriched;
@@ -20,6 +20,7 @@ use super::{Engine, StageError};
 use crate::domain::{Records, Reject};
 use crate::job::Mode;
 use crate::plan::BatchPlan;
+use crate::plan::order::source_of;
 use crate::silver::keys::{SOURCE, TableKeys, of_database, sources_of};
 use crate::silver::replace::{rows_where, stage_list};
 use crate::silver::{SilverError, Table};
@@ -36,7 +37,7 @@ pub struct Dedupe {
     way: Way,
     plan: Arc<BatchPlan>,
     /// Of objects that are read once more: what is refused of them now, by file and offset.
-    refused: HashSet<(String, i64)>,
+    refused: Arc<HashSet<(String, i64)>>,
 }
 
 enum Way {
@@ -53,17 +54,22 @@ impl Dedupe {
             }
             Mode::Upsert(_) | Mode::Snapshot { .. } => Way::Latest(Box::new(latest::Latest::new(engine, plan, tables))),
         };
-        Ok(Self { way, plan: plan.clone(), refused: HashSet::new() })
+        Ok(Self { way, plan: plan.clone(), refused: Arc::default() })
     }
 
     pub async fn dedupe(&mut self, chunk: Enriched) -> Result<Unique, StageError> {
         let again = self.plan.again.contains_key(&chunk.origin.object.key);
+        if again {
+            let refused = chunk.rejects.iter().map(|reject| (chunk.origin.file.to_string(), reject.offset as i64));
+            Arc::make_mut(&mut self.refused).extend(refused);
+        }
         let unique = match &mut self.way {
-            Way::Append(append) => append.dedupe(chunk, again).await?,
+            Way::Append(append) => append.dedupe(chunk, again, &self.refused).await?,
             Way::Latest(latest) => latest.put_aside(chunk)?,
         };
         if again {
-            self.refused.extend(unique.rejects.iter().map(|reject| (unique.origin.file.to_string(), reject.offset as i64)));
+            Arc::make_mut(&mut self.refused)
+                .extend(unique.rejects.iter().map(|reject| (unique.origin.file.to_string(), reject.offset as i64)));
         }
         Ok(unique)
     }
@@ -72,26 +78,45 @@ impl Dedupe {
     pub async fn finish(&mut self, writer: &mut Writer<'_>) -> Result<(), StageError> {
         let (mut records, mut replaced) = match &mut self.way {
             Way::Append(append) => (Records::default(), append.replaced.clone()),
-            Way::Latest(latest) => latest.finish(writer).await?,
+            Way::Latest(latest) => latest.finish(writer, self.refused.clone()).await?,
         };
         let silver = &writer.tables().silver;
         let gone = self.rows_now_refused(silver).await?;
         records.removed += gone.iter().map(|rows| rows.num_rows() as u64).sum::<u64>();
         replaced.extend(gone);
         let list = stage_list(silver, &self.plan.batch, &replaced).await?;
-        writer.settled(records, list);
+        let marks = self.marks_now_refused(writer.tables()).await?;
+        writer.settled(records, list, marks);
         Ok(())
     }
 
     /// Rows of records that their contract accepted when they were read before, and refuses now: a record is in one place.
     async fn rows_now_refused(&self, silver: &Table) -> Result<Vec<RecordBatch>, SilverError> {
-        if self.refused.is_empty() {
+        // A snapshot's day says by its keys which rows stay.
+        if self.refused.is_empty() || self.plan.extent.is_some() {
             return Ok(Vec::new());
         }
         let columns = &self.plan.of.columns;
         let source: Fields = SOURCE.iter().filter_map(|name| columns.schema.fields().find(name).map(|(_, field)| field.clone())).collect();
         let refused = |rows: &RecordBatch| sources_of(rows).iter().map(|source| self.refused.contains(source)).collect();
         rows_where(silver, of_database(&self.plan.of.source.database), &columns.key_fields(), &source, refused).await
+    }
+}
+
+impl Dedupe {
+    /// Marks of such records, as a list to be replaced.
+    async fn marks_now_refused(&self, tables: &Tables) -> Result<Option<String>, SilverError> {
+        let Some(marks) = tables.marks.as_ref().filter(|_| !self.refused.is_empty()) else { return Ok(None) };
+        let order = Arc::new(Field::new("order", DataType::Utf8, true));
+        let key: Fields = self.plan.of.columns.key_fields().iter().cloned().chain([order]).collect();
+        let refused = |rows: &RecordBatch| match rows.column_by_name("order").and_then(|orders| orders.as_string_opt::<i32>()) {
+            Some(orders) => {
+                orders.iter().map(|order| source_of(order?)).map(|source| source.is_some_and(|s| self.refused.contains(&s))).collect()
+            }
+            None => vec![false; rows.num_rows()],
+        };
+        let found = rows_where(marks, of_database(&self.plan.of.source.database), &key, &key, refused).await?;
+        stage_list(marks, &self.plan.batch, &found).await
     }
 }
 

@@ -9,17 +9,12 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use async_trait::async_trait;
-use futures::stream::BoxStream;
 use object_store::memory::InMemory;
-use object_store::path::Path;
-use object_store::{
-    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMultipartOptions, PutOptions,
-    PutPayload, PutResult, Result,
-};
+use object_store::{Error, Result};
 use tokio::sync::oneshot;
 
 use crate::matrix::{check_txns, intents};
+use crate::stores::Hooked;
 use crate::support::Random;
 use crate::world::{World, texts};
 
@@ -41,65 +36,20 @@ struct Steps {
     arrivals: u64,
 }
 
-/// Passes an operation when the scheduler says so.
-#[derive(Debug)]
-struct Stepped {
-    inner: Arc<dyn ObjectStore>,
-    run: usize,
-    steps: Arc<Mutex<Steps>>,
-}
-
-impl Stepped {
-    async fn step(&self) -> Result<()> {
-        let died = || Error::Generic { store: "Stepped", source: "the run was killed".into() };
-        let turn = {
-            let mut steps = self.steps.lock().unwrap();
-            if steps.dead[self.run] {
-                return Err(died());
-            }
-            let (sender, turn) = oneshot::channel();
-            steps.arrivals += 1;
-            steps.waiting.push((self.run, sender));
-            turn
-        };
-        if turn.await.unwrap_or(false) { Ok(()) } else { Err(died()) }
-    }
-}
-
-impl std::fmt::Display for Stepped {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Stepped")
-    }
-}
-
-#[async_trait]
-impl ObjectStore for Stepped {
-    async fn put_opts(&self, location: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
-        self.step().await?;
-        self.inner.put_opts(location, payload, options).await
-    }
-    async fn put_multipart_opts(&self, location: &Path, options: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
-        self.step().await?;
-        self.inner.put_multipart_opts(location, options).await
-    }
-    async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
-        self.step().await?;
-        self.inner.get_opts(location, options).await
-    }
-    fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
-        self.inner.delete_stream(locations)
-    }
-    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
-        self.inner.list(prefix)
-    }
-    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
-        self.step().await?;
-        self.inner.list_with_delimiter(prefix).await
-    }
-    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
-        self.step().await?;
-        self.inner.copy_opts(from, to, options).await
-    }
+/// Passes when the scheduler says so; fails where the run was killed.
+async fn step(steps: Arc<Mutex<Steps>>, run: usize) -> Result<()> {
+    let died = || Error::Generic { store: "Hooked", source: "the run was killed".into() };
+    let turn = {
+        let mut steps = steps.lock().unwrap();
+        if steps.dead[run] {
+            return Err(died());
+        }
+        let (sender, turn) = oneshot::channel();
+        steps.arrivals += 1;
+        steps.waiting.push((run, sender));
+        turn
+    };
+    if turn.await.unwrap_or(false) { Ok(()) } else { Err(died()) }
 }
 
 /// Lets operations pass, one at a time, until all runs have ended. Returns how many there were and how many runs were killed.
@@ -141,8 +91,9 @@ async fn interleave(world: &World, random: &mut Random, deadly: bool) -> (u64, u
     let steps = Arc::new(Mutex::new(Steps { live: [true; RUNS], ..Steps::default() }));
     let runs: Vec<_> = (0..RUNS)
         .map(|run| {
-            let stepped = world.with_silver(Arc::new(Stepped { inner: world.silver.clone(), run, steps: steps.clone() }));
-            let steps = steps.clone();
+            let turns = steps.clone();
+            let in_turn = Hooked::in_turn(world.silver.clone(), move || Box::pin(step(turns.clone(), run)));
+            let (stepped, steps) = (world.with_silver(Arc::new(in_turn)), steps.clone());
             tokio::spawn(async move {
                 let report = stepped.run().await;
                 steps.lock().unwrap().live[run] = false;

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use silversmith::ledger::Ledger;
 
 use crate::faults::assert_intents_without_gaps;
-use crate::stores::{Fault, Faulty, Interposed};
+use crate::stores::{Fault, Faulty, Hooked};
 use crate::support::{Random, assert_same_contract, etl, generate, jobs_with, ran, run};
 use crate::world::{PROVENANCE, World, rows, texts};
 
@@ -295,15 +295,10 @@ fn a_compaction_just_before_the_commit_neither_resurrects_nor_doubles_rows() {
         let lines: Vec<String> = (0..18).step_by(2).map(|id| thing(id, 2)).collect();
         world.put("year=2024/month=03/day=02/update", &lines.join("\n")).await;
         let compacted = world.clone();
-        let interposed = Interposed {
-            inner: world.silver.clone(),
-            part: "silver/Thing/_delta_log/",
-            at: 1.into(),
-            then: Box::new(move || {
-                let world = compacted.clone();
-                Box::pin(async move { assert!(optimize(&world).await.is_some_and(|removed| removed > 0)) })
-            }),
-        };
+        let interposed = Hooked::interposed(world.silver.clone(), "silver/Thing/_delta_log/", move || {
+            let world = compacted.clone();
+            Box::pin(async move { assert!(optimize(&world).await.is_some_and(|removed| removed > 0)) })
+        });
         let report = world.with_silver(Arc::new(interposed)).run().await;
         assert_eq!((report.exit, report.jobs[0].records.updated), (0, 9), "{report:?}");
         let found = world.table().query(|frame| frame.select_columns(&["id", "value"])).await.unwrap();
@@ -369,7 +364,7 @@ fn lost_answers_on_every_commit_and_claim_commit_once() {
             let sound = world.with_silver(Arc::new(InMemory::new()));
             assert_eq!(sound.run().await.exit, 0);
             let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
-            let mut lossy = world.with_silver(Arc::new(crate::stores::LosesAnswers(store.clone())));
+            let mut lossy = world.with_silver(Arc::new(Hooked::losing_answers(store.clone())));
             lossy.batch_objects = Some(2);
             let report = lossy.run().await;
             assert_eq!(report.exit, 0, "{report:?}");

@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use async_trait::async_trait;
-use futures::StreamExt;
+use futures::future::BoxFuture;
 use futures::stream::BoxStream;
+use futures::{FutureExt, StreamExt};
 use object_store::path::Path;
 use object_store::{
     CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMultipartOptions, PutOptions,
@@ -198,75 +199,78 @@ impl MultipartUpload for FaultyUpload {
     }
 }
 
-/// Every put-if-absent takes effect, and its answer is a reset connection.
-#[derive(Debug)]
-pub struct LosesAnswers(pub Arc<dyn ObjectStore>);
+/// Told of every operation on one path before it takes effect, and may refuse it.
+pub type Before = Box<dyn Fn(&Path) -> BoxFuture<'static, Result<()>> + Send + Sync>;
 
-impl std::fmt::Display for LosesAnswers {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "LosesAnswers")
-    }
+/// A store with something to happen before its operations.
+pub struct Hooked {
+    inner: Arc<dyn ObjectStore>,
+    before_put: Before,
+    /// Before reads, uploads in parts and listings of one level.
+    before_others: Option<Before>,
+    loses_answers: bool,
 }
 
-#[async_trait]
-impl ObjectStore for LosesAnswers {
-    async fn put_opts(&self, location: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
-        let create = options.mode == object_store::PutMode::Create;
-        let put = self.0.put_opts(location, payload, options).await;
-        if create { Err(injected()) } else { put }
+impl Hooked {
+    /// Every put-if-absent takes effect, and its answer is a reset connection.
+    pub fn losing_answers(inner: Arc<dyn ObjectStore>) -> Self {
+        Self { inner, before_put: Box::new(|_| futures::future::ready(Ok(())).boxed()), before_others: None, loses_answers: true }
     }
-    async fn put_multipart_opts(&self, location: &Path, options: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
-        self.0.put_multipart_opts(location, options).await
-    }
-    async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
-        self.0.get_opts(location, options).await
-    }
-    fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
-        self.0.delete_stream(locations)
-    }
-    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
-        self.0.list(prefix)
-    }
-    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
-        self.0.list_with_delimiter(prefix).await
-    }
-    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
-        self.0.copy_opts(from, to, options).await
-    }
-}
 
-/// Before the n-th put of a file whose path has `part`, something else happens.
-pub struct Interposed {
-    pub inner: Arc<dyn ObjectStore>,
-    pub part: &'static str,
-    pub at: AtomicU64,
-    pub then: Box<dyn Fn() -> futures::future::BoxFuture<'static, ()> + Send + Sync>,
-}
-
-impl std::fmt::Debug for Interposed {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Interposed")
+    /// Before the first put of an object whose path has `part`, something else happens.
+    pub fn interposed(
+        inner: Arc<dyn ObjectStore>,
+        part: &'static str,
+        then: impl Fn() -> BoxFuture<'static, ()> + Send + Sync + 'static,
+    ) -> Self {
+        let happened = AtomicBool::new(false);
+        let before_put = move |path: &Path| {
+            let now = path.as_ref().contains(part) && !happened.swap(true, Ordering::SeqCst);
+            if now { then().map(Ok).boxed() } else { futures::future::ready(Ok(())).boxed() }
+        };
+        Self { inner, before_put: Box::new(before_put), before_others: None, loses_answers: false }
     }
-}
 
-impl std::fmt::Display for Interposed {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Interposed")
+    /// Every operation waits for its turn.
+    pub fn in_turn(inner: Arc<dyn ObjectStore>, turn: impl Fn() -> BoxFuture<'static, Result<()>> + Clone + Send + Sync + 'static) -> Self {
+        let others = turn.clone();
+        Self { inner, before_put: Box::new(move |_| turn()), before_others: Some(Box::new(move |_| others())), loses_answers: false }
     }
-}
 
-#[async_trait]
-impl ObjectStore for Interposed {
-    async fn put_opts(&self, location: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
-        if location.as_ref().contains(self.part) && self.at.fetch_sub(1, Ordering::SeqCst) == 1 {
-            (self.then)().await;
+    async fn before_others(&self, path: &Path) -> Result<()> {
+        match &self.before_others {
+            Some(before) => before(path).await,
+            None => Ok(()),
         }
-        self.inner.put_opts(location, payload, options).await
+    }
+}
+
+impl std::fmt::Debug for Hooked {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Hooked")
+    }
+}
+
+impl std::fmt::Display for Hooked {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Hooked")
+    }
+}
+
+#[async_trait]
+impl ObjectStore for Hooked {
+    async fn put_opts(&self, location: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
+        (self.before_put)(location).await?;
+        let create = options.mode == object_store::PutMode::Create;
+        let put = self.inner.put_opts(location, payload, options).await;
+        if create && self.loses_answers { Err(injected()) } else { put }
     }
     async fn put_multipart_opts(&self, location: &Path, options: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
+        self.before_others(location).await?;
         self.inner.put_multipart_opts(location, options).await
     }
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+        self.before_others(location).await?;
         self.inner.get_opts(location, options).await
     }
     fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
@@ -276,6 +280,7 @@ impl ObjectStore for Interposed {
         self.inner.list(prefix)
     }
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+        self.before_others(prefix.unwrap_or(&Path::default())).await?;
         self.inner.list_with_delimiter(prefix).await
     }
     async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {

@@ -3,14 +3,20 @@
 //! Below `database=<db>/entity=<E>/` an object in a leaf day folder is Firehose's, one higher up a backfill's. Firehose's own
 //! error objects and what other tools leave behind (`_SUCCESS`, `.crc`, Parquet files …) are recognised, counted and left alone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use futures::TryStreamExt;
+use futures::{StreamExt, TryStreamExt};
 
 use crate::domain::time::days_from_civil;
 use crate::domain::{BronzeObject, Layout, PathValues, Source};
 use crate::plan::order;
 use crate::store::{Store, StoreError};
+
+/// Year, month and day.
+const LEVELS: usize = 3;
+/// Objects of an archive class that one listing asks about, in order of their keys: whether one is restored takes a request each.
+const ARCHIVED_ASKED: usize = 1000;
+const ASKED_AT_ONCE: usize = 32;
 
 /// The dates and the share of objects that a run looks at.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -30,6 +36,10 @@ pub struct Listing {
     pub objects: Vec<BronzeObject>,
     /// Left alone, by reason.
     pub skipped: BTreeMap<&'static str, u64>,
+    /// The command that restores the first object that lies in an archive class.
+    pub restore: Option<String>,
+    /// Path days that have such objects.
+    pub archived_days: BTreeSet<String>,
 }
 
 impl Listing {
@@ -46,7 +56,9 @@ pub fn source_folder(source: &Source) -> String {
 pub async fn list(bronze: &Store, source: &Source, selection: &Selection) -> Result<Listing, StoreError> {
     let folder = source_folder(source);
     let mut listing = Listing::default();
-    let mut entries = bronze.list(&folder);
+    let within = selection.clone();
+    let mut archived = Vec::new();
+    let mut entries = bronze.list_wide(&folder, LEVELS, move |folder| within.takes_dates(&path_values(folder)));
     while let Some((key, meta)) = entries.try_next().await? {
         let inner = key.strip_prefix(&folder).unwrap_or(&key).trim_start_matches('/');
         let path = path_values(&key);
@@ -57,11 +69,37 @@ pub async fn list(bronze: &Store, source: &Source, selection: &Selection) -> Res
             Some(reason) => *listing.skipped.entry(reason).or_default() += 1,
             None => {
                 let layout = layout_of(inner, &path);
-                listing.objects.push(BronzeObject { version: bronze.version_of(&meta), size: meta.size, layout, path, key });
+                let is_archived = bronze.is_archived(&meta);
+                let object = BronzeObject { version: bronze.version_of(&meta), size: meta.size, layout, path, key };
+                if is_archived { archived.push(object) } else { listing.objects.push(object) }
             }
         }
     }
+    drop(entries);
+    settle_archived(bronze, archived, &mut listing).await?;
     Ok(listing)
+}
+
+/// Objects of an archive class that have been restored are read like any other; the rest are left alone.
+async fn settle_archived(bronze: &Store, mut archived: Vec<BronzeObject>, listing: &mut Listing) -> Result<(), StoreError> {
+    archived.sort_by(|a, b| a.key.cmp(&b.key));
+    let asked = archived.len().min(ARCHIVED_ASKED);
+    let unasked = archived.split_off(asked);
+    let mut left: Vec<BronzeObject> = Vec::new();
+    let mut answers = futures::stream::iter(archived.into_iter().map(|object| async {
+        let restored = bronze.is_restored(&object.key).await;
+        restored.map(|restored| (object, restored))
+    }))
+    .buffered(ASKED_AT_ONCE);
+    while let Some((object, restored)) = answers.try_next().await? {
+        if restored { listing.objects.push(object) } else { left.push(object) }
+    }
+    if let Some(first) = left.first().or(unasked.first()) {
+        listing.restore = Some(bronze.restore_command(&first.key));
+        listing.skipped.insert(crate::store::ARCHIVED, (left.len() + unasked.len()) as u64);
+        listing.archived_days = left.iter().chain(&unasked).map(order::extent).collect();
+    }
+    Ok(())
 }
 
 fn layout_of(key: &str, path: &PathValues) -> Layout {

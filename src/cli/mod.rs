@@ -26,7 +26,7 @@ use crate::engine::local::{Engine, Progress};
 use crate::job::{Job, known_entities, parse_bytes};
 use crate::run::report::RunReport;
 use crate::run::{Request, RunError, Settings};
-use crate::store::Store;
+use crate::store::{Store, StoreError, StoreOptions};
 
 /// Turns bronze JSON in a bucket into ACID Delta tables, exactly once.
 #[derive(Debug, Parser)]
@@ -61,12 +61,18 @@ enum Verb {
 /// Where things are.
 #[derive(Debug, Clone, Args)]
 struct Places {
-    /// Bronze: a path or a file:// URL
+    /// Bronze: a path, a file:// URL or s3://bucket/prefix
     #[arg(long, env = "ETL_BRONZE", default_value = "fixtures/bronze", value_name = "URL")]
     bronze: String,
-    /// Silver: a path or a file:// URL
+    /// Silver: a path, a file:// URL or s3://bucket/prefix
     #[arg(long, env = "ETL_SILVER", default_value = "silver", value_name = "URL")]
     silver: String,
+    /// How bronze's bucket is reached, e.g. region=eu-central-1,profile=fleet (docs/s3.md lists all)
+    #[arg(long, env = "ETL_BRONZE_OPTIONS", value_delimiter = ',', value_name = "KEY=VALUE")]
+    bronze_options: Vec<String>,
+    /// How silver's bucket is reached
+    #[arg(long, env = "ETL_SILVER_OPTIONS", value_delimiter = ',', value_name = "KEY=VALUE")]
+    silver_options: Vec<String>,
     /// Folder of the job files
     #[arg(long, env = "ETL_JOBS", default_value = "jobs", value_name = "DIR")]
     jobs: PathBuf,
@@ -141,10 +147,36 @@ impl Default for Tuning {
 /// Decoded bytes per chunk of records.
 const CHUNK_BYTES: usize = 1 << 20;
 
-fn settings(run_id: String, places: &Places, objects: Option<&Objects>, tuning: Tuning) -> Result<Settings, RunError> {
+impl Places {
+    async fn open_bronze(&self) -> Result<Store, RunError> {
+        Ok(Store::open(&self.bronze, &store_options(&self.bronze, &self.bronze_options)?).await?)
+    }
+
+    async fn open_silver(&self) -> Result<Store, RunError> {
+        Ok(Store::open(&self.silver, &store_options(&self.silver, &self.silver_options)?).await?)
+    }
+}
+
+/// A place's own options over what AWS's tools read from the environment.
+fn store_options(address: &str, written: &[String]) -> Result<StoreOptions, StoreError> {
+    let bad = |reason: String| StoreError::Options { place: address.to_owned(), reason };
+    let mut options = StoreOptions::default();
+    for (key, variable) in [("endpoint", "AWS_ENDPOINT_URL_S3"), ("ca_bundle", "AWS_CA_BUNDLE")] {
+        if let Some(value) = std::env::var(variable).ok().filter(|value| !value.is_empty()) {
+            options.set(key, &value).map_err(|reason| bad(format!("{variable}: {reason}")))?;
+        }
+    }
+    for option in written.iter().map(|option| option.trim()).filter(|option| !option.is_empty()) {
+        let (key, value) = option.split_once('=').ok_or_else(|| bad(format!("`{option}`: options are written key=value")))?;
+        options.set(key.trim(), value.trim()).map_err(bad)?;
+    }
+    Ok(options)
+}
+
+async fn settings(run_id: String, places: &Places, objects: Option<&Objects>, tuning: Tuning) -> Result<Settings, RunError> {
     let selection = objects.map_or_else(Selection::default, |o| Selection { from: o.from, to: o.to, shard: o.shard, only: None });
     let engine = Engine {
-        bronze: Store::open(&places.bronze)?,
+        bronze: places.open_bronze().await?,
         threads: tuning.threads,
         chunk: CHUNK_BYTES,
         spill: std::env::temp_dir(),
@@ -153,7 +185,7 @@ fn settings(run_id: String, places: &Places, objects: Option<&Objects>, tuning: 
     Ok(Settings {
         run_id,
         engine,
-        silver: Store::open(&places.silver)?,
+        silver: places.open_silver().await?,
         jobs: places.jobs.clone(),
         schemas: places.schemas.clone(),
         selection,

@@ -40,7 +40,7 @@ pub fn error(text: &str) {
 pub fn run_error(error: &RunError) {
     match error.mistake() {
         Some(mistake) => self::mistake(mistake),
-        None => self::error(&error.to_string()),
+        None => self::error(&error.text()),
     }
 }
 

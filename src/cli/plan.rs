@@ -20,7 +20,7 @@ pub struct PlanArgs {
 }
 
 pub async fn plan(args: PlanArgs) -> Result<u8, RunError> {
-    let settings = settings(String::new(), &args.places, Some(&args.objects), Tuning::default())?;
+    let settings = settings(String::new(), &args.places, Some(&args.objects), Tuning::default()).await?;
     let mut plans = Vec::new();
     for request in requests(&args.places, &args.sources) {
         plans.push(inspect::plan(&settings, &request.entity, &request.country).await?);

@@ -98,7 +98,7 @@ pub async fn quarantine(args: QuarantineArgs) -> Result<u8, RunError> {
 }
 
 async fn list(args: ListArgs) -> Result<u8, RunError> {
-    let settings = settings(String::new(), &args.places, None, Tuning::default())?;
+    let settings = settings(String::new(), &args.places, None, Tuning::default()).await?;
     let filter = QuarantineFilter {
         country: args.country.clone(),
         code: args.code.clone(),
@@ -135,7 +135,7 @@ async fn list(args: ListArgs) -> Result<u8, RunError> {
 }
 
 async fn show(args: ShowArgs) -> Result<u8, RunError> {
-    let settings = settings(String::new(), &args.places, None, Tuning::default())?;
+    let settings = settings(String::new(), &args.places, None, Tuning::default()).await?;
     let mut found = Vec::new();
     for stopped in [false, true] {
         let filter =

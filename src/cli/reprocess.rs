@@ -31,8 +31,8 @@ impl OneSource {
         Request { entity: self.entity.clone(), country: self.country.clone() }
     }
 
-    fn settings(&self) -> Result<Settings, RunError> {
-        settings(uuid::Uuid::now_v7().to_string(), &self.places, None, Tuning::default())
+    async fn settings(&self) -> Result<Settings, RunError> {
+        settings(uuid::Uuid::now_v7().to_string(), &self.places, None, Tuning::default()).await
     }
 }
 
@@ -119,7 +119,7 @@ fn keys(again: &[Again]) -> BTreeSet<String> {
 
 /// Shows what would be done; `None` where that is all that was asked for.
 async fn shown(args: &ReprocessArgs, what: &str) -> Result<Option<(Settings, Vec<Again>)>, RunError> {
-    let settings = args.source.settings()?;
+    let settings = args.source.settings().await?;
     let wanted = Wanted { objects: args.which.object.clone(), day: args.which.day };
     let again = look(&settings, &args.source.request(), &wanted).await?;
     for key in &args.which.object {
@@ -164,7 +164,7 @@ async fn shown(args: &ReprocessArgs, what: &str) -> Result<Option<(Settings, Vec
 }
 
 async fn show(args: ShowArgs) -> Result<u8, RunError> {
-    let settings = args.source.settings()?;
+    let settings = args.source.settings().await?;
     let found = objects(&settings, &args.source.request(), &args.object).await?;
     if args.source.output == Format::Json {
         output::json(&serde_json::json!({ "objects": found.iter().take(args.limit).collect::<Vec<_>>(), "total": found.len() }));

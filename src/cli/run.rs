@@ -104,7 +104,7 @@ pub async fn run(args: RunArgs) -> u8 {
         Some(Err(problem)) => Err((problem, 2)),
         _ => match AssertUnwindSafe(execute(&args, run_id.clone())).catch_unwind().await {
             Ok(Ok(report)) => Ok(report),
-            Ok(Err(error)) => Err((error.to_string(), error.exit_code())),
+            Ok(Err(error)) => Err((error.text(), error.exit_code())),
             Err(_) => Err(("a bug ended the run; what was committed stays, the next run goes on from there".to_owned(), 70)),
         },
     };
@@ -145,7 +145,7 @@ async fn execute(args: &RunArgs, run_id: String) -> Result<RunReport, RunError> 
         memory: args.memory.or(defaults.memory),
         progress: Progress(Arc::new(move |bytes| bar.inc(bytes))),
     };
-    let settings = settings(run_id, &args.places, Some(&args.objects), tuning)?;
+    let settings = settings(run_id, &args.places, Some(&args.objects), tuning).await?;
     end_on_signal(settings.terminate.clone());
     let report = crate::run::run(&settings, &requests, &console).await;
     keep_record(&settings, &report).await;

@@ -39,7 +39,7 @@ pub async fn run(args: VacuumArgs) -> Result<u8, RunError> {
         output::error("a retention below 7 days breaks readers of older versions; --force-retention allows it");
         return Ok(2);
     }
-    let settings = settings(String::new(), &args.places, None, Tuning::default())?;
+    let settings = settings(String::new(), &args.places, None, Tuning::default()).await?;
     let mut reports = Vec::new();
     for name in &args.entity {
         let entities = if name == "all" { known_entities(&args.places.jobs) } else { vec![name.clone()] };

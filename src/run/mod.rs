@@ -95,6 +95,27 @@ impl RunError {
         }
     }
 
+    /// The error in words, with the remedy where a store refused something to a library that does not tell it.
+    pub fn text(&self) -> String {
+        match self {
+            Self::Silver(error) | Self::Stage(StageError::Silver(error)) => match error.refusal() {
+                Some((table, refusal)) => {
+                    format!("table {table}: the store answered {} ({}): {}", refusal.code, refusal.message, refusal.remedy)
+                }
+                None => self.to_string(),
+            },
+            _ => self.to_string(),
+        }
+    }
+
+    /// The object that stopped a batch and may be readable later.
+    fn left_for_later(&self) -> Option<(&str, &'static str)> {
+        match self {
+            Self::Store(error) | Self::Stage(StageError::Store(error)) => error.left_for_later(),
+            _ => None,
+        }
+    }
+
     /// A mistake in a file that a person wrote, to be shown with a caret.
     pub fn mistake(&self) -> Option<&Mistake> {
         match self {
@@ -156,7 +177,7 @@ pub async fn run(settings: &Settings, requests: &[Request], observer: &dyn Obser
             observer.mistake(&error);
             report.outcome = Outcome::Failed;
             report.exit = error.exit_code();
-            report.error = Some(error.to_string());
+            report.error = Some(error.text());
         }
         report.seconds = started.elapsed().as_secs_f64();
         observer.end(&report);
@@ -287,7 +308,7 @@ impl SourceRun<'_> {
                 self.report.exit = 143;
                 return Ok(());
             }
-            match batch::run_batch(self, &objects).await? {
+            match self.run_readable(objects).await? {
                 BatchEnd::Committed | BatchEnd::Taken => {}
                 BatchEnd::Stopped => {
                     self.report.exit = 3;
@@ -297,6 +318,29 @@ impl SourceRun<'_> {
         }
         self.note_held();
         Ok(())
+    }
+
+    /// A batch without the objects that turn out not to be readable now; a snapshot's day is read as a whole or not at all.
+    async fn run_readable(&mut self, mut objects: Vec<BronzeObject>) -> Result<BatchEnd, RunError> {
+        while !objects.is_empty() {
+            let error = match Box::pin(batch::run_batch(self, &objects)).await {
+                Err(error) if error.left_for_later().is_some() => error,
+                ended => return ended,
+            };
+            let Some((path, reason)) = error.left_for_later() else { return Err(error) };
+            let all = objects.len();
+            objects.retain(|object| !self.plan.job.is_snapshot() && object.key != path);
+            let left = (all - objects.len()) as u64;
+            if left == 0 {
+                return Err(error);
+            }
+            tracing::warn!(source = %self.plan.source, "left for a later run: {error}");
+            self.report.warnings.push(format!("left for a later run: {error}"));
+            *self.report.skipped.entry(reason).or_default() += left;
+            self.report.files.skipped += left;
+            self.report.files.new -= left;
+        }
+        Ok(BatchEnd::Taken)
     }
 
     /// Finishes or gives back what earlier runs left.
@@ -398,6 +442,9 @@ impl SourceRun<'_> {
         files.new = files.listed - files.known - files.skipped;
         self.report.held = held_elsewhere;
         self.report.skipped = listing.skipped;
+        if let Some(restore) = listing.restore {
+            self.report.warnings.push(format!("objects in an archive class were left alone; restore them, the first with: {restore}"));
+        }
         if let Some(key) = changed {
             let reason = format!("{key} has other content than when it was read (on_changed_object: stop)");
             self.report.outcome = Outcome::Stopped;
@@ -410,6 +457,15 @@ impl SourceRun<'_> {
             let all = new.len();
             new.retain(|object| !held_days.contains(&order::extent(object)));
             self.report.held += (all - new.len()) as u64;
+            // One that has an archived object waits until that is restored.
+            let all = new.len() as u64;
+            new.retain(|object| !listing.archived_days.contains(&order::extent(object)));
+            let waiting = all - new.len() as u64;
+            if waiting > 0 {
+                self.report.skipped.insert("day_with_archived_objects", waiting);
+                self.report.files.skipped += waiting;
+                self.report.files.new -= waiting;
+            }
             new = self.whole_days(new, known, settle_after);
         }
         put_in_order(&mut new);

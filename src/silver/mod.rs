@@ -20,6 +20,7 @@ pub use table::{LiveFile, Table, TableShape};
 pub use vacuum::Orphan;
 
 use crate::store::StoreError;
+use crate::store::fault::{self, Refusal};
 
 /// Whether a table is asked what it has before it is written to. Switched off only to show that the tests would notice.
 const GUARDED: bool = cfg!(not(feature = "no-guards"));
@@ -64,8 +65,20 @@ impl SilverError {
         match self {
             Self::Unsupported { .. } | Self::NewerContract { .. } | Self::SchemaDiffers { .. } | Self::PartitioningDiffers { .. } => true,
             Self::Store(error) => error.is_users(),
-            _ => false,
+            error => error.refusal().is_some_and(|(_, refusal)| refusal.users),
         }
+    }
+
+    /// What a store refused to a library that was working on the table.
+    pub fn refusal(&self) -> Option<(&str, Refusal)> {
+        let (table, source): (_, &(dyn std::error::Error + 'static)) = match self {
+            Self::Delta { table, source } => (table, source.as_ref()),
+            Self::Kernel { table, source } => (table, source.as_ref()),
+            Self::Parquet { table, source } => (table, source),
+            Self::Query { table, source } => (table, source.as_ref()),
+            _ => return None,
+        };
+        Some((table, fault::refusal(source)?))
     }
 
     /// Whether another writer is why.

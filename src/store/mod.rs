@@ -1,11 +1,22 @@
 //! Stores: a URL → an object store, and the few ways in which the layers above use it.
 //!
-//! Everything that touches bytes outside of this process goes through one [`Store`] per URL, delta-rs included, so that
-//! retries, credentials and counting have one place. Local disk is supported; other schemes are refused by name.
+//! Everything that touches bytes outside of this process goes through one [`Store`] per address, delta-rs included, so that
+//! retries, credentials, throttling and counting have one place: [`wire`]. Local disk and S3 (and servers that speak it) are
+//! supported; other schemes are refused by name.
+
+pub mod credentials;
+pub mod fault;
+mod list;
+pub mod options;
+pub mod probe;
+mod reader;
+mod s3;
+pub mod wire;
 
 use std::io::Read;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt;
@@ -13,40 +24,116 @@ use futures::stream::BoxStream;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::prefix::PrefixStore;
-use object_store::{GetOptions, GetResultPayload, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
+use object_store::{GetOptions, GetRange, GetResultPayload, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 use url::Url;
+
+pub use options::StoreOptions;
+pub use reader::SourceFailed;
+pub use wire::Requests;
+
+use reader::{Download, LocalReader};
+use s3::Bucket;
+
+/// What is done to an object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    List,
+    Read,
+    Write,
+    Create,
+    Delete,
+}
+
+impl Action {
+    fn verb(self) -> &'static str {
+        match self {
+            Self::List => "list",
+            Self::Read => "read",
+            Self::Write => "write",
+            Self::Create => "create",
+            Self::Delete => "delete",
+        }
+    }
+
+    /// What the identity must be allowed to do, in IAM's words.
+    pub fn iam(self) -> &'static str {
+        match self {
+            Self::List => "s3:ListBucket",
+            Self::Read => "s3:GetObject",
+            Self::Write | Self::Create => "s3:PutObject",
+            Self::Delete => "s3:DeleteObject",
+        }
+    }
+}
 
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    #[error("{address} is no address: {reason} (use a path, or file:///path)")]
+    #[error("{address} is no address: {reason} (use a path, file:///path or s3://bucket/prefix)")]
     Address { address: String, reason: String },
-    #[error("{address}: this build reads local disk only, not `{scheme}://`")]
+    #[error("{address}: there is no way to `{scheme}://` here, only to local paths and s3://")]
     Scheme { address: String, scheme: String },
+    #[error("{place}: {reason}")]
+    Options { place: String, reason: String },
     #[error("{address} does not exist")]
     Missing { address: String },
     #[error("cannot create {address}: {source}")]
     CreateRoot { address: String, source: std::io::Error },
+    #[error("s3://{bucket}: its region could not be found out: {source}; set the option region")]
+    Region { bucket: String, source: object_store::Error },
     #[error("below {folder} there is a name that no object can have: {reason}; rename or move the file, nothing of this source was read")]
     Name { folder: String, reason: String },
-    #[error("{action} {path}: {source}")]
-    Access { action: &'static str, path: String, source: object_store::Error },
-    #[error("{path} changed while it was read (listed as {listed}, now {found}); run again")]
+    #[error("cannot {} {path}: {}", .action.verb(), told(*.action, .place, .source))]
+    Access { action: Action, path: String, place: String, source: object_store::Error },
+    #[error("{path} changed while it was read (listed as {listed}, now {found}); the next run reads it as it is then")]
     Changed { path: String, listed: String, found: String },
+    #[error("{path} lies in an archive class; restore it with: {restore}")]
+    Archived { path: String, restore: String },
+    #[error(transparent)]
+    Probe(#[from] probe::ProbeFailed),
+}
+
+/// A failure in words: S3's code and message and the remedy, or the error as it is.
+fn told(action: Action, place: &str, source: &object_store::Error) -> String {
+    let Some(refusal) = fault::refusal(source) else { return source.to_string() };
+    let message = if refusal.message.is_empty() { String::new() } else { format!(" ({})", refusal.message.trim_end_matches('.')) };
+    match refusal.code.as_str() {
+        "AccessDenied" if !refusal.remedy.contains("KMS") => {
+            format!("{}{message} at {place}: {} is needed; {}", refusal.code, action.iam(), refusal.remedy)
+        }
+        "Unreachable" => format!("{place} does not answer ({}); {}", fault::with_causes(source), refusal.remedy),
+        _ => format!("{}{message} at {place}: {}", refusal.code, refusal.remedy),
+    }
 }
 
 impl StoreError {
     /// Whether the person's address or rights are at fault, rather than the store's health.
     pub fn is_users(&self) -> bool {
         match self {
-            Self::Address { .. } | Self::Scheme { .. } | Self::Missing { .. } | Self::CreateRoot { .. } | Self::Name { .. } => true,
-            Self::Access { source, .. } => {
-                matches!(source, object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. })
-                    || denied_by_disk(source)
-            }
-            Self::Changed { .. } => false,
+            Self::Address { .. }
+            | Self::Scheme { .. }
+            | Self::Options { .. }
+            | Self::Missing { .. }
+            | Self::CreateRoot { .. }
+            | Self::Name { .. } => true,
+            Self::Access { source, .. } => fault::refusal(source).is_some_and(|refusal| refusal.users) || denied_by_disk(source),
+            Self::Region { source, .. } => !fault::refusal(source).is_some_and(|refusal| !refusal.users),
+            Self::Probe(failed) => failed.is_users(),
+            Self::Changed { .. } | Self::Archived { .. } => false,
+        }
+    }
+
+    /// The object that cannot be read now and may be later, without a fault of the run.
+    pub fn left_for_later(&self) -> Option<(&str, &'static str)> {
+        match self {
+            Self::Archived { path, .. } => Some((path, ARCHIVED)),
+            Self::Changed { path, .. } => Some((path, "objects that changed while they were read")),
+            _ => None,
         }
     }
 }
+
+/// Why an object in an archive class is left alone.
+pub const ARCHIVED: &str = "objects in an archive class";
 
 fn denied_by_disk(error: &object_store::Error) -> bool {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
@@ -65,16 +152,21 @@ pub struct Store {
     root: Arc<dyn ObjectStore>,
     prefix: Path,
     url: Url,
+    bucket: Option<Arc<Bucket>>,
 }
 
+/// Times that a create is repeated which S3 refused because another one of the same key was under way.
+const CONFLICTS: u32 = 8;
+
 impl Store {
-    /// A path or a `file://` URL.
-    pub fn open(address: &str) -> Result<Self, StoreError> {
+    /// A path, a `file://` URL or an `s3://` URL.
+    pub async fn open(address: &str, options: &StoreOptions) -> Result<Self, StoreError> {
         let bad = |reason: &str| StoreError::Address { address: address.to_owned(), reason: reason.to_owned() };
         let path = match Url::parse(address) {
             Ok(url) if url.scheme() == "file" => url.to_file_path().map_err(|()| bad("a file URL names an absolute path"))?,
+            Ok(url) if matches!(url.scheme(), "s3" | "s3a") => return Self::open_s3(&url, options).await,
             Ok(url) if url.scheme().len() > 1 => {
-                return Err(StoreError::Scheme { address: address.to_owned(), scheme: url.scheme().to_owned() });
+                return Err(StoreError::Scheme { address: without_user(&url), scheme: url.scheme().to_owned() });
             }
             _ if address.is_empty() => return Err(bad("it is empty")),
             _ => std::path::absolute(PathBuf::from(address)).map_err(|error| bad(&error.to_string()))?,
@@ -87,11 +179,32 @@ impl Store {
         Self::over(Arc::new(LocalFileSystem::new()), url)
     }
 
+    async fn open_s3(url: &Url, options: &StoreOptions) -> Result<Self, StoreError> {
+        let shown = without_user(url);
+        let bad = |reason: &str| StoreError::Address { address: shown.clone(), reason: reason.to_owned() };
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(bad("credentials do not belong into an address"));
+        }
+        if url.query().is_some() || url.fragment().is_some() {
+            return Err(bad("it has a ? or #; options go into --bronze-options and --silver-options"));
+        }
+        let name = url.host_str().filter(|name| !name.is_empty()).ok_or_else(|| bad("it names no bucket"))?;
+        if url.path().contains('%') {
+            return Err(bad("a prefix that needs % in its URL cannot be a root; Delta readers would decode it"));
+        }
+        let bucket = Arc::new(Bucket::open(name, options).await?);
+        let root: Arc<dyn ObjectStore> = Arc::new(bucket.client.clone());
+        let trimmed = url.path().trim_matches('/');
+        let plain = if trimmed.is_empty() { format!("s3://{name}/") } else { format!("s3://{name}/{trimmed}/") };
+        let plain = Url::parse(&plain).map_err(|error| bad(&error.to_string()))?;
+        Ok(Self { bucket: Some(bucket), ..Self::over(root, plain)? })
+    }
+
     /// Any store whose root is the root of the URL's authority: tests put theirs here.
     pub fn over(root: Arc<dyn ObjectStore>, url: Url) -> Result<Self, StoreError> {
         let prefix =
             Path::from_url_path(url.path()).map_err(|error| StoreError::Address { address: url.to_string(), reason: error.to_string() })?;
-        Ok(Self { root, prefix, url })
+        Ok(Self { root, prefix, url, bucket: None })
     }
 
     pub fn url(&self) -> &Url {
@@ -113,6 +226,16 @@ impl Store {
         Arc::new(PrefixStore::new(self.root.clone(), self.prefix.clone()))
     }
 
+    /// Whether requests cost money and round trips.
+    pub fn is_remote(&self) -> bool {
+        self.bucket.is_some()
+    }
+
+    /// Requests so far; none on local disk.
+    pub fn requests(&self) -> Requests {
+        self.bucket.as_ref().map(|bucket| bucket.seen.requests()).unwrap_or_default()
+    }
+
     /// A folder below.
     pub fn folder(&self, name: &str) -> Self {
         let mut url = self.url.clone();
@@ -120,7 +243,7 @@ impl Store {
             segments.pop_if_empty().extend(name.split('/')).push("");
         }
         let prefix = name.split('/').fold(self.prefix.clone(), deltalake::Path::join);
-        Self { root: self.root.clone(), prefix, url }
+        Self { root: self.root.clone(), prefix, url, bucket: self.bucket.clone() }
     }
 
     fn locate(&self, path: &str) -> Path {
@@ -130,6 +253,10 @@ impl Store {
 
     fn local_root(&self) -> Option<PathBuf> {
         self.url.to_file_path().ok().filter(|_| self.url.scheme() == "file")
+    }
+
+    fn access<'p>(&'p self, action: Action, path: &'p str) -> impl FnOnce(object_store::Error) -> StoreError + use<'p> {
+        move |source| StoreError::Access { action, path: path.to_owned(), place: self.address(), source }
     }
 
     /// A root that must be there already: bronze.
@@ -151,7 +278,27 @@ impl Store {
     /// Every object below a folder, keys relative to here; nothing where the folder is not there.
     pub fn list<'s>(&'s self, folder: &'s str) -> BoxStream<'s, Result<(String, ObjectMeta), StoreError>> {
         let prefix = if folder.is_empty() { self.prefix.clone() } else { self.locate(folder) };
-        let listed = self.root.list(Some(&prefix));
+        self.relative(folder, self.root.list(Some(&prefix)))
+    }
+
+    /// The same in no order, `levels` of folders side by side where that pays, and without the folders that are not kept.
+    pub fn list_wide<'s>(
+        &'s self,
+        folder: &'s str,
+        levels: usize,
+        keep: impl Fn(&str) -> bool + Send + Sync + 'static,
+    ) -> BoxStream<'s, Result<(String, ObjectMeta), StoreError>> {
+        let Some(bucket) = &self.bucket else { return self.list(folder) };
+        let above = self.prefix.to_string();
+        let keep: list::Keep = Arc::new(move |full: &str| keep(full.strip_prefix(&above).unwrap_or(full).trim_start_matches('/')));
+        self.relative(folder, list::list(bucket.clone(), format!("{}/", self.locate(folder)), levels, keep))
+    }
+
+    fn relative<'s>(
+        &'s self,
+        folder: &'s str,
+        listed: BoxStream<'s, object_store::Result<ObjectMeta>>,
+    ) -> BoxStream<'s, Result<(String, ObjectMeta), StoreError>> {
         listed
             .filter_map(move |entry| async move {
                 match entry {
@@ -159,12 +306,13 @@ impl Store {
                         let key = meta.location.as_ref().strip_prefix(self.prefix.as_ref())?.trim_start_matches('/').to_owned();
                         Some(Ok((key, meta)))
                     }
-                    Err(object_store::Error::NotFound { .. }) => None,
+                    // A folder that is not there; a bucket has no folders, so there it is the bucket that is missing.
+                    Err(object_store::Error::NotFound { .. }) if self.bucket.is_none() => None,
                     // The listing ends here: going on without the rest would pass over sound objects.
                     Err(object_store::Error::InvalidPath { source }) => {
                         Some(Err(StoreError::Name { folder: folder.to_owned(), reason: source.to_string() }))
                     }
-                    Err(source) => Some(Err(StoreError::Access { action: "cannot list", path: folder.to_owned(), source })),
+                    Err(source) => Some(Err(self.access(Action::List, folder)(source))),
                 }
             })
             .boxed()
@@ -173,49 +321,97 @@ impl Store {
     /// What tells one content of an object from another.
     pub fn version_of(&self, meta: &ObjectMeta) -> String {
         match &meta.e_tag {
-            Some(tag) if self.url.scheme() != "file" => {
-                meta.version.as_ref().map_or_else(|| tag.clone(), |version| format!("{tag}@{version}"))
-            }
+            // A listing knows no version ids, and an ETag is enough.
+            Some(tag) if self.url.scheme() != "file" => tag.trim_matches('"').to_owned(),
             _ => format!("{}-{}", meta.size, meta.last_modified.timestamp_micros()),
         }
     }
 
+    /// Whether the listing showed the object in an archive class.
+    pub fn is_archived(&self, meta: &ObjectMeta) -> bool {
+        self.bucket.as_ref().is_some_and(|bucket| bucket.seen.is_archived(meta.location.as_ref()))
+    }
+
+    /// Whether an object of an archive class has been restored, so that it can be read.
+    pub async fn is_restored(&self, path: &str) -> Result<bool, StoreError> {
+        let first_byte = GetOptions { range: Some(GetRange::Bounded(0..1)), ..GetOptions::default() };
+        match self.root.get_opts(&self.locate(path), first_byte).await {
+            Ok(_) => Ok(true),
+            Err(error) if fault::refusal(&error).is_some_and(|refusal| refusal.code == "InvalidObjectState") => Ok(false),
+            Err(error) => Err(self.access(Action::Read, path)(error)),
+        }
+    }
+
+    /// The command that brings an archived object back for a week.
+    pub fn restore_command(&self, path: &str) -> String {
+        let bucket = self.bucket.as_ref().map_or("BUCKET", |bucket| &bucket.name);
+        format!(
+            "aws s3api restore-object --bucket {bucket} --key '{}' --restore-request Days=7,GlacierJobParameters={{Tier=Bulk}}",
+            self.locate(path)
+        )
+    }
+
+    /// Bytes in memory that reading an object ahead may cost.
+    pub fn cost_of(&self, size: u64) -> u64 {
+        if self.is_remote() { reader::cost_of(size) } else { 0 }
+    }
+
     /// A blocking reader of one object, as it was when it was listed.
-    pub async fn reader(&self, path: &str, version: &str) -> Result<Box<dyn Read + Send>, StoreError> {
+    pub async fn reader(&self, path: &str, version: &str, size: u64) -> Result<Box<dyn Read + Send>, StoreError> {
         let location = self.locate(path);
-        let found = self.root.get_opts(&location, GetOptions::default()).await.map_err(access("cannot read", path))?;
+        let changed = |found: String| StoreError::Changed { path: path.to_owned(), listed: version.to_owned(), found };
+        if self.is_remote() {
+            return match reader::fetch(self.root.clone(), location, size, version).await {
+                // A server that does not know If-Match answers with what it has.
+                Ok((_, Some(tag))) if tag.trim_matches('"') != version => Err(changed(tag.trim_matches('"').to_owned())),
+                Ok((parts, _)) => Ok(Box::new(Download::start(parts))),
+                Err(object_store::Error::Precondition { .. }) => Err(changed("another content".to_owned())),
+                Err(object_store::Error::NotFound { .. }) => Err(changed("nothing".to_owned())),
+                Err(error) if fault::refusal(&error).is_some_and(|refusal| refusal.code == "InvalidObjectState") => {
+                    Err(StoreError::Archived { path: path.to_owned(), restore: self.restore_command(path) })
+                }
+                Err(error) => Err(self.access(Action::Read, path)(error)),
+            };
+        }
+        let found = self.root.get_opts(&location, GetOptions::default()).await.map_err(self.access(Action::Read, path))?;
         let now = self.version_of(&found.meta);
         if now != version {
-            return Err(StoreError::Changed { path: path.to_owned(), listed: version.to_owned(), found: now });
+            return Err(changed(now));
         }
         Ok(match found.payload {
             GetResultPayload::File(file, _) => Box::new(LocalReader(file)),
-            GetResultPayload::Stream(stream) => {
-                Box::new(StreamReader { handle: tokio::runtime::Handle::current(), stream, current: Bytes::new() })
-            }
+            GetResultPayload::Stream(stream) => Box::new(Download::start(stream)),
         })
     }
 
     pub async fn get(&self, path: &str) -> Result<Option<Bytes>, StoreError> {
         match self.root.get(&self.locate(path)).await {
-            Ok(found) => Ok(Some(found.bytes().await.map_err(access("cannot read", path))?)),
-            Err(object_store::Error::NotFound { .. }) => Ok(None),
-            Err(source) => Err(StoreError::Access { action: "cannot read", path: path.to_owned(), source }),
+            Ok(found) => Ok(Some(found.bytes().await.map_err(self.access(Action::Read, path))?)),
+            Err(object_store::Error::NotFound { source, .. }) if !fault::is_missing_bucket(source.as_ref()) => Ok(None),
+            Err(source) => Err(self.access(Action::Read, path)(source)),
         }
     }
 
     /// `false` where the object exists already.
     pub async fn create(&self, path: &str, bytes: Bytes) -> Result<bool, StoreError> {
-        let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
-        match self.root.put_opts(&self.locate(path), PutPayload::from(bytes), options).await {
-            Ok(_) => Ok(true),
-            Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => Ok(false),
-            Err(source) => Err(StoreError::Access { action: "cannot create", path: path.to_owned(), source }),
+        let location = self.locate(path);
+        for attempt in 0..=CONFLICTS {
+            let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
+            match self.root.put_opts(&location, PutPayload::from(bytes.clone()), options).await {
+                Ok(_) => return Ok(true),
+                // 409 says that another create of this key is under way, not that it will succeed.
+                Err(error) if attempt < CONFLICTS && fault::is_conflict(&error) => {
+                    tokio::time::sleep(Duration::from_millis(20 << attempt)).await;
+                }
+                Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => return Ok(false),
+                Err(source) => return Err(self.access(Action::Create, path)(source)),
+            }
         }
+        Ok(false)
     }
 
     pub async fn put(&self, path: &str, bytes: Bytes) -> Result<(), StoreError> {
-        self.root.put(&self.locate(path), PutPayload::from(bytes)).await.map_err(access("cannot write", path))?;
+        self.root.put(&self.locate(path), PutPayload::from(bytes)).await.map_err(self.access(Action::Write, path))?;
         Ok(())
     }
 
@@ -223,25 +419,16 @@ impl Store {
     pub async fn delete(&self, path: &str) -> Result<(), StoreError> {
         match self.root.delete(&self.locate(path)).await {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
-            Err(source) => Err(StoreError::Access { action: "cannot delete", path: path.to_owned(), source }),
+            Err(source) => Err(self.access(Action::Delete, path)(source)),
         }
     }
 }
 
-fn access<'p>(action: &'static str, path: &'p str) -> impl FnOnce(object_store::Error) -> StoreError + use<'p> {
-    move |source| StoreError::Access { action, path: path.to_owned(), source }
-}
-
-/// A local file whose failures are the store's, not the content's.
-struct LocalReader(std::fs::File);
-
-impl Read for LocalReader {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        match self.0.read(buffer) {
-            Err(error) if error.kind() != std::io::ErrorKind::Interrupted => Err(std::io::Error::other(SourceFailed(error.to_string()))),
-            outcome => outcome,
-        }
-    }
+fn without_user(url: &Url) -> String {
+    let mut url = url.clone();
+    let _ = url.set_username("");
+    let _ = url.set_password(None);
+    url.to_string()
 }
 
 /// Without `.` and `..`: as the file system resolves them, or by the names alone where nothing is there yet.
@@ -258,30 +445,3 @@ fn normal(path: &std::path::Path) -> PathBuf {
         whole
     })
 }
-
-/// A byte stream read from a thread that may block.
-struct StreamReader {
-    handle: tokio::runtime::Handle,
-    stream: BoxStream<'static, object_store::Result<Bytes>>,
-    current: Bytes,
-}
-
-impl Read for StreamReader {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        while self.current.is_empty() {
-            match self.handle.block_on(self.stream.next()) {
-                None => return Ok(0),
-                Some(Ok(bytes)) => self.current = bytes,
-                Some(Err(error)) => return Err(std::io::Error::other(SourceFailed(error.to_string()))),
-            }
-        }
-        let count = buffer.len().min(self.current.len());
-        buffer[..count].copy_from_slice(&self.current.split_to(count));
-        Ok(count)
-    }
-}
-
-/// Marks an error of the store on its way through a decoder.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct SourceFailed(pub String);

@@ -133,7 +133,7 @@ fn run_in_process(bronze: &Path, silver: &Path, entities: &[&str], way: &Way) ->
             spill: std::env::temp_dir(),
             progress: Progress(Arc::new(|_| {})),
         },
-        silver: Store::open(silver.to_str().unwrap()).unwrap(),
+        silver: Store::over(Arc::new(LocalFileSystem::new()), url::Url::from_directory_path(silver).unwrap()).unwrap(),
         jobs: root().join("jobs"),
         schemas: root().join("schemas"),
         selection: Selection::default(),

@@ -3,7 +3,7 @@
 //! [`stage`] is its seven steps in order. Objects are read ahead, a few at a time, each by a thread of its own that frames,
 //! decodes, reconciles, validates and enriches chunk by chunk; the chunks meet again in the order of the plan, where they are
 //! deduped and written. So the outcome does not depend on how many threads there are, and memory is bounded by the chunks in
-//! flight: [`CHUNKS_AHEAD`] for each object being read.
+//! flight, [`CHUNKS_AHEAD`] for each object being read, and by [`READ_AHEAD_BYTES`] of objects that are being downloaded.
 
 pub mod codec;
 pub mod decode;
@@ -18,7 +18,7 @@ pub mod write;
 use std::sync::Arc;
 
 use futures::StreamExt;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use crate::domain::{BronzeObject, Layout};
 use crate::plan::BatchPlan;
@@ -38,6 +38,9 @@ pub use write::{Example, RejectSummary, Staged, Tables};
 
 /// Chunks of one object that wait for their turn.
 const CHUNKS_AHEAD: usize = 2;
+/// Objects of a remote store that are opened before their turn, and the bytes of them that may wait in memory.
+const OBJECTS_AHEAD: usize = 32;
+const READ_AHEAD_BYTES: u64 = 64 << 20;
 
 #[derive(Debug, thiserror::Error)]
 pub enum StageError {
@@ -120,23 +123,23 @@ async fn settle(piece: Result<Piece, StageError>, engine: &Engine, dedupe: &mut 
 }
 
 type Transform = fn(frame::Frames, &Origin, &BatchPlan) -> Result<Enriched, EnrichError>;
+type Opened = Result<(BronzeObject, Box<dyn std::io::Read + Send>, Option<OwnedSemaphorePermit>), StageError>;
 
-/// Reads `threads` objects at a time and yields their pieces in the order of the plan.
+/// Opens objects ahead of their turn, reads `threads` at a time and yields their pieces in the order of the plan.
+///
+/// Bytes are budgeted and threads are given in the order of the plan, so that no object waits for one behind it.
 fn read_ahead(
     engine: &Engine,
     plan: &Arc<BatchPlan>,
     transform: Transform,
 ) -> impl futures::Stream<Item = Result<Piece, StageError>> + Unpin {
-    let objects = plan.objects.clone();
-    let (engine, plan) = (engine.clone(), plan.clone());
-    let threads = engine.threads.max(1);
-    let readers = futures::stream::iter(objects).map(move |object| {
+    let (plan, chunk, threads) = (plan.clone(), engine.chunk, engine.threads.max(1));
+    let readers = open_ahead(engine, plan.objects.clone()).map(move |opened| {
         let (sender, receiver) = mpsc::channel(CHUNKS_AHEAD);
-        let (engine, plan) = (engine.clone(), plan.clone());
-        let task = tokio::spawn(async move { read_object(&engine, &plan, object, transform, sender).await });
+        let plan = plan.clone();
         async move {
             // Started here, drained in order below.
-            drop(task);
+            tokio::spawn(async move { read_object(opened, plan, chunk, transform, sender).await });
             receiver
         }
     });
@@ -145,26 +148,43 @@ fn read_ahead(
     }))
 }
 
+fn open_ahead(engine: &Engine, objects: Vec<BronzeObject>) -> impl futures::Stream<Item = Opened> + use<> {
+    let budget = Arc::new(Semaphore::new(READ_AHEAD_BYTES as usize));
+    let (bronze, ahead) = (engine.bronze.clone(), if engine.bronze.is_remote() { OBJECTS_AHEAD } else { 1 });
+    let budgeted = futures::stream::iter(objects).then(move |object| {
+        let (budget, bronze) = (budget.clone(), bronze.clone());
+        async move {
+            let cost = bronze.cost_of(object.size).min(READ_AHEAD_BYTES) as u32;
+            (object, bronze, budget.acquire_many_owned(cost).await.ok())
+        }
+    });
+    let opened = budgeted.map(|(object, bronze, held)| async move {
+        let reader = bronze.reader(&object.key, &object.version, object.size).await?;
+        Ok((object, reader, held))
+    });
+    opened.buffered(ahead)
+}
+
 async fn read_object(
-    engine: &Engine,
-    plan: &Arc<BatchPlan>,
-    object: BronzeObject,
+    opened: Opened,
+    plan: Arc<BatchPlan>,
+    chunk: usize,
     transform: Transform,
     sender: mpsc::Sender<Result<Piece, StageError>>,
 ) {
-    let file = object.key.clone();
-    let reader = match engine.bronze.reader(&object.key, &object.version).await {
-        Ok(reader) => reader,
+    let (object, reader, held) = match opened {
+        Ok(opened) => opened,
         Err(error) => {
-            let _ = sender.send(Err(error.into())).await;
+            let _ = sender.send(Err(error)).await;
             return;
         }
     };
-    let (plan, blocking, chunk) = (plan.clone(), sender.clone(), engine.chunk);
+    let (file, blocking) = (object.key.clone(), sender.clone());
     let read = tokio::task::spawn_blocking(move || {
         if let Err(error) = frame_object(reader, &object, &plan, chunk, transform, &blocking) {
             let _ = blocking.blocking_send(Err(error));
         }
+        drop(held);
     });
     if let Err(error) = read.await {
         let _ = sender.send(Err(StageError::Task { file, message: error.to_string() })).await;

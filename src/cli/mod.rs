@@ -4,7 +4,10 @@
 //! is how containers are configured.
 
 mod completions;
+mod deploy;
+mod doctor;
 mod memory;
+mod metrics;
 mod output;
 mod plan;
 mod quarantine;
@@ -12,19 +15,21 @@ mod reprocess;
 mod run;
 mod schema;
 mod status;
+mod task;
 mod vacuum;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::bronze::Selection;
 use crate::domain::time::parse_date;
 use crate::engine::local::{Engine, Progress};
-use crate::job::{Job, known_entities, parse_bytes};
+use crate::job::{Job, known_entities, parse_bytes, parse_duration_setting};
 use crate::run::report::RunReport;
+use crate::run::stop::Stop;
 use crate::run::{Request, RunError, Settings};
 use crate::store::{Store, StoreError, StoreOptions};
 
@@ -54,6 +59,10 @@ enum Verb {
     Schema(schema::SchemaArgs),
     /// List or remove files that no commit names
     Vacuum(vacuum::VacuumArgs),
+    /// Print what runs the jobs as scheduled container tasks
+    Deploy(deploy::DeployArgs),
+    /// Try what a run needs of bronze and silver: rights, put-if-absent, clocks
+    Doctor(doctor::DoctorArgs),
     /// Print a completion script for a shell
     Completions(completions::CompletionsArgs),
 }
@@ -192,7 +201,7 @@ async fn settings(run_id: String, places: &Places, objects: Option<&Objects>, tu
         batch_bytes: tuning.batch_bytes,
         batch_objects: tuning.batch_objects,
         memory: tuning.memory,
-        terminate: Arc::new(AtomicBool::new(false)),
+        stop: Stop::default(),
     })
 }
 
@@ -241,7 +250,7 @@ pub fn main() -> u8 {
             return 70;
         }
     };
-    runtime.block_on(async {
+    let exit = runtime.block_on(async {
         match cli.verb {
             Verb::Run(args) => Box::pin(run::run(args)).await,
             Verb::Plan(args) => finish(plan::plan(args).await),
@@ -250,10 +259,20 @@ pub fn main() -> u8 {
             Verb::Reprocess(args) => finish(Box::pin(reprocess::run(args)).await),
             Verb::Ledger(args) => finish(reprocess::ledger(args).await),
             Verb::Vacuum(args) => finish(vacuum::run(args).await),
+            Verb::Doctor(args) => finish(doctor::doctor(args).await),
             Verb::Schema(args) => schema::schema(&args),
+            Verb::Deploy(args) => deploy::deploy(&args),
             Verb::Completions(args) => completions::completions(&args),
         }
-    })
+    });
+    // Work that was given up is not waited for.
+    runtime.shutdown_background();
+    exit
+}
+
+fn time(text: &str) -> Result<Duration, String> {
+    let plain = text.trim().parse::<u64>().ok().map(Duration::from_secs);
+    plain.or_else(|| parse_duration_setting(text)).ok_or_else(|| "expected a time like 110 s".to_owned())
 }
 
 /// Help and version are answers; anything else is a mistake, reported as JSON too where that was asked for.

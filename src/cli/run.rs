@@ -4,16 +4,19 @@ use std::io::IsTerminal;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use comfy_table::Cell;
 use futures::FutureExt;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::{Format, Objects, Places, Sources, Tuning, bytes, output, requests, settings};
+use super::metrics::{self, Sink};
+use super::task::{self, Task};
+use super::{Format, Objects, Places, Sources, Tuning, bytes, output, requests, settings, time};
 use crate::engine::local::Progress;
 use crate::run::report::{JobReport, Outcome, RejectCount, RunReport};
+use crate::run::stop::{GIVING_UP_TAKES, Stop};
 use crate::run::{Observer, Request, RunError, Settings};
 
 #[derive(Debug, Args)]
@@ -48,6 +51,12 @@ pub struct RunArgs {
     /// Also write the JSON report to this file
     #[arg(long, env = "ETL_REPORT", value_name = "FILE")]
     report: Option<PathBuf>,
+    /// Time from SIGTERM until the process has ended; a batch that takes longer is given up
+    #[arg(long, env = "ETL_STOP_TIMEOUT", value_parser = time, default_value = "25 s", value_name = "TIME")]
+    stop_timeout: Duration,
+    /// Where the run's metrics go
+    #[arg(long, env = "ETL_METRICS", value_enum, default_value_t = Sink::None)]
+    metrics: Sink,
     /// Form of the log on stderr
     #[arg(long, env = "ETL_LOG", value_enum, default_value_t = Format::Text)]
     log: Format,
@@ -99,19 +108,24 @@ impl Observer for Console {
 }
 
 pub async fn run(args: RunArgs) -> u8 {
-    let run_id = uuid::Uuid::now_v7().to_string();
+    let task = task::current().await;
+    // A task may run more than once (restart policies), so its ARN alone would not tell runs apart.
+    let name = uuid::Uuid::now_v7().to_string();
+    let run_id = task.as_ref().map_or_else(|| name.clone(), |task| format!("{}/{name}", task.arn));
     let outcome = match args.report.as_deref().map(check_writable) {
         Some(Err(problem)) => Err((problem, 2)),
-        _ => match AssertUnwindSafe(execute(&args, run_id.clone())).catch_unwind().await {
+        _ => match AssertUnwindSafe(execute(&args, run_id.clone(), task.as_ref())).catch_unwind().await {
             Ok(Ok(report)) => Ok(report),
             Ok(Err(error)) => Err((error.text(), error.exit_code())),
             Err(_) => Err(("a bug ended the run; what was committed stays, the next run goes on from there".to_owned(), 70)),
         },
     };
-    let report = outcome.unwrap_or_else(|(problem, exit)| {
+    let mut report = outcome.unwrap_or_else(|(problem, exit)| {
         output::error(&problem);
         RunReport::failed(run_id, problem, exit)
     });
+    report.task = task.map(|task| task.arn);
+    metrics::send(args.metrics, &report).await;
     match args.output {
         Format::Json => output::json(&report),
         Format::Text => text_report(&report),
@@ -130,7 +144,7 @@ fn check_writable(path: &Path) -> Result<(), String> {
     opened.map(drop).map_err(|error| format!("cannot write the report to {}: {error}", path.display()))
 }
 
-async fn execute(args: &RunArgs, run_id: String) -> Result<RunReport, RunError> {
+async fn execute(args: &RunArgs, run_id: String, task: Option<&Task>) -> Result<RunReport, RunError> {
     if args.engine == EngineName::Spark || args.remote.is_some() {
         return Err(RunError::NoSparkEngine);
     }
@@ -142,11 +156,11 @@ async fn execute(args: &RunArgs, run_id: String) -> Result<RunReport, RunError> 
         threads: args.threads.unwrap_or(defaults.threads).max(1),
         batch_bytes: args.batch,
         batch_objects: args.batch_objects.map(|count| count.max(1)),
-        memory: args.memory.or(defaults.memory),
+        memory: args.memory.or_else(|| defaults.memory.into_iter().chain(task.and_then(Task::memory)).min()),
         progress: Progress(Arc::new(move |bytes| bar.inc(bytes))),
     };
     let settings = settings(run_id, &args.places, Some(&args.objects), tuning).await?;
-    end_on_signal(settings.terminate.clone());
+    end_on_signal(settings.stop.clone(), args.stop_timeout);
     let report = crate::run::run(&settings, &requests, &console).await;
     keep_record(&settings, &report).await;
     Ok(report)
@@ -158,22 +172,31 @@ async fn keep_record(settings: &Settings, report: &RunReport) {
         return;
     }
     let Ok(text) = serde_json::to_vec(report) else { return };
-    if let Err(error) = settings.silver.put(&format!("_etl/runs/{}.json", report.run_id), text.into()).await {
+    let name = report.run_id.rsplit('/').next().unwrap_or(&report.run_id);
+    if let Err(error) = settings.silver.put(&format!("_etl/runs/{name}.json"), text.into()).await {
         tracing::warn!(%error, "the run's record was not kept");
     }
 }
 
-/// The batch in hand is finished, no further one is begun.
-fn end_on_signal(terminate: Arc<AtomicBool>) {
+/// The batch in hand is finished if it can be in time, no further one is begun.
+fn end_on_signal(stop: Stop, timeout: Duration) {
     tokio::spawn(async move {
-        let stop = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate());
-        let Ok(mut stop) = stop else { return };
+        let signal = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate());
+        let Ok(mut signal) = signal else { return };
+        let mut patience = timeout.saturating_sub(2 * GIVING_UP_TAKES);
         tokio::select! {
-            _ = stop.recv() => {}
-            _ = tokio::signal::ctrl_c() => {}
+            _ = signal.recv() => {}
+            // A person at a terminal asks twice to have it at once.
+            _ = tokio::signal::ctrl_c() => patience = Duration::MAX,
         }
         tracing::warn!("stopping after the batch in hand");
-        terminate.store(true, Ordering::Relaxed);
+        stop.after_this_batch();
+        tokio::select! {
+            () = tokio::time::sleep(patience) => {}
+            _ = tokio::signal::ctrl_c() => {}
+        }
+        tracing::warn!("giving up the batch in hand; nothing of it is committed, the next run reads it again");
+        stop.at_once();
     });
 }
 

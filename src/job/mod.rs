@@ -3,6 +3,7 @@
 //! Defaults live in `written`; everything behind the border is checked, typed and unit-bearing. A job is then checked against
 //! its contract ([`Job::check_against`]): keys, event time and derivations must name properties of the right type.
 
+pub mod deploy;
 mod written;
 
 use std::path::{Path, PathBuf};
@@ -11,6 +12,8 @@ use std::time::Duration;
 use crate::contract::predicate::Predicate;
 use crate::contract::{Contract, Type};
 use crate::domain::{Mistake, PartitionColumn, Source};
+
+pub use deploy::Deploy;
 
 #[derive(Debug, thiserror::Error)]
 pub enum LoadJobError {
@@ -168,6 +171,8 @@ pub struct Job {
     pub limits: Limits,
     pub table: Table,
     pub lease: Lease,
+    /// How its container task runs.
+    pub deploy: Deploy,
     /// Changes whenever the file's content does.
     pub fingerprint: String,
     /// The file, for mistakes that only its contract shows.

@@ -2,6 +2,7 @@
 
 use serde::Deserialize;
 
+use super::deploy::DeployFile;
 use super::{
     Gate, Job, Lease, Limits, Mode, OnChangedObject, OnConflict, PartitionRule, Table, UnknownFields, Upsert, Where, parse_bytes,
     parse_duration_setting,
@@ -45,6 +46,8 @@ pub struct JobFile {
     table: TableFile,
     #[serde(default)]
     lease: LeaseFile,
+    #[serde(default)]
+    deploy: DeployFile,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -343,6 +346,7 @@ impl JobFile {
                 Mode::Snapshot { settle_after: time("settle_after", self.settle_after.as_deref().unwrap_or(SETTLE_AFTER))? }
             }
         };
+        let deploy = self.deploy.meant(&fail)?;
         let PartitionsFile { database, entity, year, month, day } = self.partitions;
         Ok(Job {
             fingerprint: format!("{:032x}", xxhash_rust::xxh3::xxh3_128(text.as_bytes())),
@@ -375,6 +379,7 @@ impl JobFile {
             limits,
             table,
             lease,
+            deploy,
             file: file.to_owned(),
             text,
         })

@@ -4,7 +4,9 @@
 //! name, key) and cut into batches in that order; so neither the listing order nor the batch size changes an outcome.
 
 mod columns;
+pub mod ecs;
 pub mod order;
+pub mod price;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -35,14 +35,23 @@ pub async fn run_batch(run: &mut SourceRun<'_>, objects: &[BronzeObject]) -> Res
     let claimed = run.ledger.claim(&batch, &run.settings.run_id, objects, taking).await?;
     run.note_others(&claimed);
     let Some(claim) = claimed.claim else { return Ok(BatchEnd::Taken) };
-    let lease = tokio::spawn(run.ledger.renewal(&claim.id).keep());
+    let lease = Held(tokio::spawn(run.ledger.renewal(&claim.id).keep()));
     let ended = run_claimed(run, &claim, objects).await;
-    lease.abort();
+    drop(lease);
     if ended.is_err() {
         // The error that stopped the batch is the one to report; an unreleased claim runs out by itself.
         let _ = run.ledger.release(&claim.id, &run.settings.run_id, "the batch failed").await;
     }
     ended
+}
+
+/// A renewal that ends with the batch, also where that is given up half-way.
+struct Held(tokio::task::JoinHandle<()>);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 async fn run_claimed(run: &mut SourceRun<'_>, claim: &Claim, objects: &[BronzeObject]) -> Result<BatchEnd, RunError> {
@@ -213,6 +222,8 @@ async fn settle(
     report.bytes.decoded += staged.decoded;
     report.bytes.written += staged.written();
     report.records += staged.records;
+    let newest = plan.of.job.event_time.as_deref().and_then(|column| newest_event(&staged.silver, column));
+    report.newest_record = report.newest_record.max(newest);
     for (layout, count) in &staged.layouts {
         match layout {
             Layout::Firehose => report.layouts.firehose += *count,
@@ -228,6 +239,16 @@ async fn settle(
     }
     run.rejects.merge(staged.rejects);
     Ok(BatchEnd::Committed)
+}
+
+/// By the statistics of the files.
+fn newest_event(adds: &[deltalake::kernel::Add], column: &str) -> Option<chrono::DateTime<chrono::Utc>> {
+    let newest = |add: &deltalake::kernel::Add| {
+        let stats: serde_json::Value = serde_json::from_str(add.stats.as_deref()?).ok()?;
+        let text = stats.get("maxValues")?.get(column)?.as_str()?.to_owned();
+        chrono::DateTime::parse_from_rfc3339(&text).ok().map(|at| at.to_utc())
+    };
+    adds.iter().filter_map(newest).max()
 }
 
 /// By the statistics of the files.

@@ -7,14 +7,15 @@
 pub mod batch;
 pub mod gate;
 pub mod inspect;
+pub mod metrics;
 pub mod report;
 pub mod reprocess;
+pub mod stop;
 pub mod vacuum;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::bronze::{self, Listing, Selection};
@@ -27,10 +28,11 @@ use crate::job::{Job, LoadJobError, Mode, OnChangedObject};
 use crate::ledger::{Claimed, Intent, Ledger, LedgerError, Standing, TableIntent};
 use crate::plan::{SourcePlan, cut_batches, marks_partition, marks_schema, order, path_date, put_in_order, quarantine_schema};
 use crate::silver::{Committed, SilverError, Table, TableShape};
-use crate::store::{Store, StoreError};
+use crate::store::{Requests, Store, StoreError, probe};
 
 use batch::BatchEnd;
 use report::{JobReport, Outcome, RunReport, Stopped, reject_counts};
+use stop::Stop;
 
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
@@ -146,8 +148,15 @@ pub struct Settings {
     pub batch_objects: Option<usize>,
     /// Bytes that the process may use; bounds how many files are open at once.
     pub memory: Option<u64>,
-    /// Set by a signal: no further batch is begun.
-    pub terminate: Arc<AtomicBool>,
+    /// Raised by a signal.
+    pub stop: Stop,
+}
+
+impl Settings {
+    /// Of bronze and silver so far.
+    pub fn requests(&self) -> Requests {
+        self.engine.bronze.requests().and(self.silver.requests())
+    }
 }
 
 /// One entity and country that a run was asked for.
@@ -170,9 +179,8 @@ pub async fn run(settings: &Settings, requests: &[Request], observer: &dyn Obser
     for request in requests {
         let started = Instant::now();
         let mut report = JobReport::new(&request.entity, &request.country);
-        if settings.terminate.load(Ordering::Relaxed) {
-            report.outcome = Outcome::Terminated;
-            report.exit = 143;
+        if settings.stop.is_asked() {
+            report.terminated();
         } else if let Err(error) = run_source(settings, request, &mut report, observer).await {
             observer.mistake(&error);
             report.outcome = Outcome::Failed;
@@ -234,6 +242,30 @@ pub struct Basis {
 }
 
 async fn run_source(settings: &Settings, request: &Request, report: &mut JobReport, observer: &dyn Observer) -> Result<(), RunError> {
+    let requests_before = settings.requests();
+    let prepared = tokio::select! {
+        prepared = prepare(settings, request, report) => prepared?,
+        () = settings.stop.time_is_up() => {
+            report.terminated();
+            return Ok(());
+        }
+    };
+    let mut run = prepared;
+    let ended = tokio::select! {
+        ended = run.all_batches(request, observer) => ended,
+        () = settings.stop.time_is_up() => {
+            run.give_up().await;
+            Ok(())
+        }
+    };
+    run.report.rejects = reject_counts(&run.rejects);
+    run.report.requested(settings.requests().since(requests_before));
+    *report = run.report;
+    ended
+}
+
+/// Everything that is settled before the first object is looked for.
+async fn prepare<'s>(settings: &'s Settings, request: &Request, report: &JobReport) -> Result<SourceRun<'s>, RunError> {
     let (job, contract) = load(settings, &request.entity)?;
     let source = job.source(&request.country)?;
     if job.is_snapshot() && settings.selection.shard.is_some() {
@@ -241,15 +273,13 @@ async fn run_source(settings: &Settings, request: &Request, report: &mut JobRepo
     }
     settings.engine.bronze.require()?;
     settings.silver.ensure()?;
+    probe::once(&settings.silver).await?;
     let tables = tables_of(&settings.silver, &job);
     let ledger = Ledger::open(&settings.silver, &source, job.lease.duration).await?;
     let plan = SourcePlan::new(source, job, contract)?;
-    let mut run = SourceRun { settings, plan, ledger, tables, rejects: RejectSummary::default(), report: report.clone(), settled: 0 };
+    let run = SourceRun { settings, plan, ledger, tables, rejects: RejectSummary::default(), report: report.clone(), settled: 0 };
     run.ensure_tables().await?;
-    let ended = run.all_batches(request, observer).await;
-    run.report.rejects = reject_counts(&run.rejects);
-    *report = run.report;
-    ended
+    Ok(run)
 }
 
 impl SourceRun<'_> {
@@ -288,6 +318,19 @@ impl SourceRun<'_> {
         Ok(())
     }
 
+    /// Gives back what this run has claimed, as far as there is time; a claim that is left runs out by itself.
+    async fn give_up(&mut self) {
+        self.report.terminated();
+        let ours: Vec<String> =
+            self.ledger.open_claims().filter(|claim| claim.run == self.settings.run_id).map(|claim| claim.id.clone()).collect();
+        for claim in ours {
+            let released = self.ledger.release(&claim, &self.settings.run_id, "the run was told to stop");
+            if tokio::time::timeout(stop::GIVING_UP_TAKES, released).await.map_or(true, |released| released.is_err()) {
+                tracing::warn!(claim, "the claim could not be given back in time; it runs out by itself");
+            }
+        }
+    }
+
     pub fn run_id(&self) -> &str {
         &self.settings.run_id
     }
@@ -303,9 +346,8 @@ impl SourceRun<'_> {
         let Some(new) = self.take_stock(listing) else { return Ok(()) };
         observer.begin(request, new.iter().map(|object| object.size).sum());
         for objects in cut_batches(new, &self.plan.job) {
-            if self.settings.terminate.load(Ordering::Relaxed) {
-                self.report.outcome = Outcome::Terminated;
-                self.report.exit = 143;
+            if self.settings.stop.is_asked() {
+                self.report.terminated();
                 return Ok(());
             }
             match self.run_readable(objects).await? {

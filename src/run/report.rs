@@ -2,10 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 use crate::domain::{LayoutCount, Records, RejectCode};
 use crate::engine::local::{Example, RejectSummary};
+use crate::plan::price::PRICES;
+use crate::store::Requests;
 
 /// How a job or a run ended; of several jobs the worst.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -93,6 +96,13 @@ pub struct JobReport {
     pub layouts: Layouts,
     pub commits: Vec<CommitReport>,
     pub seconds: f64,
+    /// To the buckets of bronze and silver; none on local disk.
+    pub requests: Requests,
+    /// At list prices (docs/performance.md).
+    pub requests_usd: f64,
+    /// The newest event time among committed records.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub newest_record: Option<DateTime<Utc>>,
     /// Objects left alone, by reason.
     pub skipped: BTreeMap<&'static str, u64>,
     /// New objects that another run holds.
@@ -120,6 +130,9 @@ impl JobReport {
             layouts: Layouts::default(),
             commits: Vec::new(),
             seconds: 0.0,
+            requests: Requests::default(),
+            requests_usd: 0.0,
+            newest_record: None,
             skipped: BTreeMap::new(),
             held: 0,
             warnings: Vec::new(),
@@ -128,11 +141,25 @@ impl JobReport {
             exit: 0,
         }
     }
+
+    /// Ended by a signal.
+    pub fn terminated(&mut self) {
+        self.outcome = Outcome::Terminated;
+        self.exit = 143;
+    }
+
+    pub fn requested(&mut self, requests: Requests) {
+        self.requests = requests;
+        self.requests_usd = PRICES.requests(requests.list + requests.put, requests.get + requests.head);
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct RunReport {
     pub run_id: String,
+    /// The ECS task, where there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub task: Option<String>,
     pub outcome: Outcome,
     pub jobs: Vec<JobReport>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -154,11 +181,11 @@ impl RunReport {
         let worst = jobs.iter().filter(|job| job.exit == exit);
         let outcome = worst.map(|job| job.outcome).max_by_key(|outcome| *outcome as u8).unwrap_or(Outcome::NothingToDo);
         let error = jobs.iter().filter(|job| job.exit == exit).find_map(|job| job.error.clone());
-        Self { run_id, outcome, jobs, error, exit }
+        Self { run_id, task: None, outcome, jobs, error, exit }
     }
 
     /// A run that ended before any job began.
     pub fn failed(run_id: String, error: String, exit: u8) -> Self {
-        Self { run_id, outcome: Outcome::Failed, jobs: Vec::new(), error: Some(error), exit }
+        Self { run_id, task: None, outcome: Outcome::Failed, jobs: Vec::new(), error: Some(error), exit }
     }
 }

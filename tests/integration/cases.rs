@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use crate::support::{python, root, run};
+use crate::buckets::Bucket;
+use crate::support::{Ran, python, ran, root, run};
 
 fn folders(path: &Path) -> Vec<PathBuf> {
     let mut found: Vec<PathBuf> =
@@ -21,6 +22,25 @@ fn own_or(case: &Path, name: &str) -> PathBuf {
 
 #[test]
 fn every_case_ends_as_its_folder_says() {
+    check_all(|_, bronze, silver, args| run(bronze, silver, args));
+}
+
+/// The same by way of S3: uploaded, run, and silver downloaded for the readers.
+pub fn check_all_in(bucket: &Bucket) {
+    let number = std::sync::atomic::AtomicUsize::new(0);
+    check_all(|case, bronze, silver, args| {
+        let prefix = format!("case-{}", number.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
+        bucket.upload(bronze, &format!("{prefix}/bronze"));
+        let mut command = bucket.etl(&bucket.endpoint, &["run", "--output", "json"]);
+        let (from, to) = (format!("{prefix}/bronze"), format!("{prefix}/silver"));
+        let ran = ran(&command.args(["--bronze", &bucket.url(&from), "--silver", &bucket.url(&to)]).args(args).output().unwrap());
+        assert!(ran.report["jobs"][0]["requests"]["get"].as_u64() > Some(0), "{}: {}", case.display(), ran.report);
+        bucket.download(&to, silver);
+        ran
+    });
+}
+
+fn check_all(how: impl Fn(&Path, &Path, &Path, &[&str]) -> Ran) {
     let silver = tempfile::tempdir().unwrap();
     let mut list = Vec::new();
     let mut failures = Vec::new();
@@ -30,7 +50,7 @@ fn every_case_ends_as_its_folder_says() {
             let target = silver.path().join(&name).join(case.file_name().unwrap());
             let (jobs, schemas) = (own_or(&case, "jobs"), own_or(&case, "schemas"));
             let places = ["--jobs", jobs.to_str().unwrap(), "--schemas", schemas.to_str().unwrap()];
-            let ran = run(&case.join("bronze"), &target, &[&["--entity", &name, "--country", "all"], &places[..]].concat());
+            let ran = how(&case, &case.join("bronze"), &target, &[&["--entity", &name, "--country", "all"], &places[..]].concat());
             let expected: Value = serde_json::from_slice(&std::fs::read(case.join("expected/report.json")).unwrap()).unwrap();
             let found = summary(&ran.report);
             if ran.code != 0 || found != expected {

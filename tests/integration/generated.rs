@@ -4,7 +4,6 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
@@ -12,6 +11,7 @@ use serde_json::{Value, json};
 use silversmith::bronze::Selection;
 use silversmith::engine::local::{Engine, Progress};
 use silversmith::run::report::{JobReport, RunReport};
+use silversmith::run::stop::Stop;
 use silversmith::run::{Observer, Request, RunError, Settings};
 use silversmith::store::Store;
 
@@ -140,7 +140,7 @@ fn run_in_process(bronze: &Path, silver: &Path, entities: &[&str], way: &Way) ->
         batch_bytes: Some(way.batch_bytes),
         batch_objects: None,
         memory: None,
-        terminate: Arc::new(AtomicBool::new(false)),
+        stop: Stop::default(),
     };
     let requests: Vec<Request> = entities.iter().map(|entity| Request { entity: (*entity).to_owned(), country: "de".to_owned() }).collect();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(way.threads).enable_all().build().unwrap();

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr, reason = "tests")]
 
 mod again;
+mod buckets;
 mod cases;
 mod cli;
 mod contracts;
@@ -14,6 +15,7 @@ mod interleavings;
 mod layers;
 mod matrix;
 mod parallel;
+mod s3;
 mod stores;
 mod support;
 mod world;

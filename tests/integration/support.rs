@@ -55,12 +55,17 @@ pub fn generate(out: &Path, args: &[&str]) -> Value {
     serde_json::from_slice(&std::fs::read(manifest).unwrap()).unwrap()
 }
 
-/// Runs a script of `tests/python` with the environment that `tests/run` makes.
-pub fn python(script: &str, args: &[&str]) -> Output {
-    let interpreter = std::env::var("ETL_TEST_PYTHON").unwrap_or_else(|_| {
+/// The Python environment that `tests/run` makes.
+pub fn interpreter() -> String {
+    std::env::var("ETL_TEST_PYTHON").unwrap_or_else(|_| {
         let cache = std::env::var("XDG_CACHE_HOME").unwrap_or_else(|_| format!("{}/.cache", std::env::var("HOME").unwrap()));
         format!("{cache}/silversmith/venv/bin/python")
-    });
+    })
+}
+
+/// Runs a script of `tests/python` with it.
+pub fn python(script: &str, args: &[&str]) -> Output {
+    let interpreter = interpreter();
     let script = root().join("tests/python").join(script);
     Command::new(&interpreter)
         .arg(script)

@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use arrow::array::RecordBatch;
 use arrow::util::display::array_value_to_string;
@@ -14,6 +13,7 @@ use silversmith::engine::local::{Engine, Progress};
 use silversmith::job::Job;
 use silversmith::ledger::Ledger;
 use silversmith::run::report::{JobReport, RunReport};
+use silversmith::run::stop::Stop;
 use silversmith::run::{Observer, Request, RunError, Settings, tables_of};
 use silversmith::silver::Table;
 use silversmith::store::Store;
@@ -92,7 +92,7 @@ impl World {
             batch_bytes: None,
             batch_objects: self.batch_objects,
             memory: None,
-            terminate: Arc::new(AtomicBool::new(false)),
+            stop: Stop::default(),
         }
     }
 

@@ -1,0 +1,104 @@
+//! What requests and task time cost, at list prices.
+
+/// US dollars, AWS list prices of us-east-1 for S3 Standard and Fargate on Linux/x86; other regions differ by some percent.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Prices {
+    /// When the table was last compared with AWS's price pages.
+    pub as_of: &'static str,
+    /// Per request: PUT, COPY, POST and LIST.
+    pub write_request: f64,
+    /// Per request: GET and HEAD.
+    pub read_request: f64,
+    pub vcpu_hour: f64,
+    pub gib_hour: f64,
+    /// Share of the on-demand price that Fargate Spot takes, as a rule.
+    pub spot_share: f64,
+}
+
+pub const PRICES: Prices = Prices {
+    as_of: "2025-06",
+    write_request: 0.005 / 1000.0,
+    read_request: 0.0004 / 1000.0,
+    vcpu_hour: 0.04048,
+    gib_hour: 0.004_445,
+    spot_share: 0.3,
+};
+
+impl Prices {
+    /// Dollars for requests of both kinds; deletes are free.
+    pub fn requests(&self, writes_and_lists: u64, reads: u64) -> f64 {
+        writes_and_lists as f64 * self.write_request + reads as f64 * self.read_request
+    }
+
+    /// Dollars for a task of that size and time, on demand.
+    pub fn task(&self, vcpus: f64, gib: f64, seconds: f64) -> f64 {
+        (vcpus * self.vcpu_hour + gib * self.gib_hour) * seconds / 3600.0
+    }
+}
+
+/// What a run is expected to do, before it does it.
+#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize)]
+pub struct Estimate {
+    pub lists: u64,
+    pub gets: u64,
+    pub puts: u64,
+    pub requests_usd: f64,
+    pub seconds: f64,
+    /// Of a task on demand; about a third of it on Fargate Spot.
+    pub task_usd: f64,
+}
+
+/// Stored bytes that one core turns into silver in a second: plain JSON, measured (docs/performance.md).
+const BYTES_PER_CORE_SECOND: f64 = 40e6;
+/// Until the first batch begins, and around each batch.
+const START_SECONDS: f64 = 1.0;
+const BATCH_SECONDS: f64 = 0.5;
+/// Listing pages hold this many keys.
+const PAGE: u64 = 1000;
+/// GETs of the ledger, of three tables and of one batch's checks.
+const GETS_PER_RUN: u64 = 30;
+const GETS_PER_BATCH: u64 = 12;
+const LISTS_PER_RUN: u64 = 12;
+const LISTS_PER_BATCH: u64 = 9;
+/// Lease, claim, intent, a commit for each table.
+const PUTS_PER_BATCH: u64 = 6;
+
+/// The work of a run, as the listing shows it.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Work {
+    pub listed: u64,
+    pub objects: u64,
+    pub bytes: u64,
+    pub batches: u64,
+    /// Partitions that new rows fall into: a file each, and two more requests where a file is rewritten.
+    pub partitions: u64,
+    pub file_bytes: u64,
+}
+
+impl Prices {
+    pub fn estimate(&self, work: &Work, vcpus: f64, gib: f64) -> Estimate {
+        let lists = work.listed.div_ceil(PAGE).max(1) + LISTS_PER_RUN + LISTS_PER_BATCH * work.batches;
+        let gets = GETS_PER_RUN + GETS_PER_BATCH * work.batches + work.objects;
+        let files = work.partitions + work.bytes / work.file_bytes.max(1);
+        let puts = (PUTS_PER_BATCH + 1) * work.batches + files;
+        let seconds = START_SECONDS + BATCH_SECONDS * work.batches as f64 + work.bytes as f64 / (BYTES_PER_CORE_SECOND * vcpus);
+        let requests_usd = self.requests(lists + puts, gets);
+        Estimate { lists, gets, puts, requests_usd, seconds, task_usd: self.task(vcpus, gib, seconds) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn small_objects_cost_requests_and_bytes_cost_time() {
+        let few = Work { listed: 64, objects: 64, bytes: 1 << 30, batches: 1, partitions: 10, file_bytes: 128 << 20 };
+        let many = Work { listed: 20_000, objects: 20_000, ..few };
+        let (few, many) = (PRICES.estimate(&few, 2.0, 4.0), PRICES.estimate(&many, 2.0, 4.0));
+        assert!(many.requests_usd > 10.0 * few.requests_usd);
+        assert!((many.seconds - few.seconds).abs() < 1e-9);
+        let hour = PRICES.task(1.0, 2.0, 3600.0);
+        assert!((hour - 0.04937).abs() < 1e-5, "{hour}");
+    }
+}

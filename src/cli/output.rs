@@ -63,8 +63,9 @@ pub fn mistake(mistake: &Mistake) {
 
 /// Logs go to stderr; `ETL_LOG_LEVEL` filters them.
 pub fn start_log(format: Format) {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("ETL_LOG_LEVEL")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn,deltalake_core=error,silversmith=info"));
+    let filter = tracing_subscriber::EnvFilter::try_from_env("ETL_LOG_LEVEL").unwrap_or_else(|_| {
+        tracing_subscriber::EnvFilter::new("warn,deltalake_core=error,delta_kernel=off,buoyant_kernel=off,silversmith=info")
+    });
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let started = match format {
         Format::Json => builder.json().try_init(),

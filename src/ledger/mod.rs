@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use futures::TryStreamExt;
+use futures::{StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
 
 use crate::domain::{BronzeObject, Records, Source};
@@ -24,6 +24,7 @@ use crate::store::{Store, StoreError};
 /// Entries after which the log is folded.
 const FOLD_EVERY: u64 = 64;
 const FORMAT: u32 = 1;
+const ENTRIES_AT_ONCE: usize = 32;
 const SHORTEST_RENEWAL: Duration = Duration::from_millis(10);
 
 #[derive(Debug, thiserror::Error)]
@@ -236,33 +237,36 @@ impl Ledger {
         silver.folder(&format!("_etl/ledger/{}/{}", source.entity, source.database))
     }
 
-    /// Reads the newest snapshot and what follows it.
+    /// Reads the newest snapshot and what follows it: three round trips, however many entries there are.
     pub async fn open(silver: &Store, source: &Source, lease: Duration) -> Result<Self, LedgerError> {
         let mut ledger = Self { store: Self::folder(silver, source), lease, state: State::default() };
-        ledger.read_snapshot().await?;
-        ledger.refresh().await?;
+        let store = ledger.store.clone();
+        let names: Vec<String> = store.list("snapshots").map_ok(|(key, _)| key).try_collect().await?;
+        let newest = names.into_iter().max();
+        // The name says where the log goes on, so both are asked for at once.
+        let after = newest.as_ref().map_or_else(|| "log/".to_owned(), |name| entry_path(seq_of(name)));
+        let (state, entries) =
+            tokio::try_join!(read_snapshot(&store, newest.as_deref()), async { Ok(store.list_after("log", &after).await?) })?;
+        ledger.state = state;
+        let head = ledger.state.head;
+        let mut entries: Vec<u64> = entries.iter().map(|key| seq_of(key)).filter(|seq| *seq > head).collect();
+        entries.sort_unstable();
+        let mut read = futures::stream::iter(entries).map(|seq| read_entry(&store, seq)).buffered(ENTRIES_AT_ONCE);
+        while let Some((seq, entry)) = read.try_next().await? {
+            // Entries are numbered without gaps; what comes after one that is missing is none.
+            match entry {
+                Some(entry) if seq == ledger.state.head + 1 => ledger.state.apply(seq, entry),
+                _ => break,
+            }
+        }
         Ok(ledger)
-    }
-
-    async fn read_snapshot(&mut self) -> Result<(), LedgerError> {
-        let names: Vec<String> = self.store.list("snapshots").map_ok(|(key, _)| key).try_collect().await?;
-        let Some(newest) = names.into_iter().max() else { return Ok(()) };
-        let Some(bytes) = self.store.get(&newest).await? else { return Ok(()) };
-        let text = zstd::decode_all(bytes.as_ref()).map_err(|source| LedgerError::Snapshot { path: newest.clone(), source })?;
-        self.state = serde_json::from_slice(&text).map_err(|source| LedgerError::Parse { path: newest, source })?;
-        Ok(())
     }
 
     /// Reads entries that others wrote meanwhile.
     pub async fn refresh(&mut self) -> Result<(), LedgerError> {
         loop {
             let seq = self.state.head + 1;
-            let path = entry_path(seq);
-            let Some(bytes) = self.store.get(&path).await? else { return Ok(()) };
-            let entry: Entry = serde_json::from_slice(&bytes).map_err(|source| LedgerError::Parse { path: path.clone(), source })?;
-            if entry.format > FORMAT {
-                return Err(LedgerError::Format { path, found: entry.format });
-            }
+            let (_, Some(entry)) = read_entry(&self.store, seq).await? else { return Ok(()) };
             self.state.apply(seq, entry);
         }
     }
@@ -538,6 +542,30 @@ impl Renewal {
             }
         }
     }
+}
+
+async fn read_snapshot(store: &Store, name: Option<&str>) -> Result<State, LedgerError> {
+    let Some(name) = name else { return Ok(State::default()) };
+    let Some(bytes) = store.get(name).await? else { return Ok(State::default()) };
+    let text = zstd::decode_all(bytes.as_ref()).map_err(|source| LedgerError::Snapshot { path: name.to_owned(), source })?;
+    serde_json::from_slice(&text).map_err(|source| LedgerError::Parse { path: name.to_owned(), source })
+}
+
+/// The entry of a number, if it is there.
+async fn read_entry(store: &Store, seq: u64) -> Result<(u64, Option<Entry>), LedgerError> {
+    let path = entry_path(seq);
+    let Some(bytes) = store.get(&path).await? else { return Ok((seq, None)) };
+    let entry: Entry = serde_json::from_slice(&bytes).map_err(|source| LedgerError::Parse { path: path.clone(), source })?;
+    if entry.format > FORMAT {
+        return Err(LedgerError::Format { path, found: entry.format });
+    }
+    Ok((seq, Some(entry)))
+}
+
+/// The number in the name of an entry or a snapshot.
+fn seq_of(key: &str) -> u64 {
+    let name = key.rsplit('/').next().unwrap_or(key);
+    name.split('.').next().and_then(|number| number.parse().ok()).unwrap_or(0)
 }
 
 fn entry_path(seq: u64) -> String {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::gate::{Judgement, judge};
 use super::report::{CommitReport, Outcome, Stopped, reject_counts};
-use super::{FIRST_PAUSE, RunError, SourceRun};
+use super::{Basis, FIRST_PAUSE, RunError, SourceRun};
 use crate::domain::time::MICROS_PER_DAY;
 use crate::domain::{BronzeObject, Layout};
 use crate::engine::local::{Staged, rebase, stage};
@@ -55,13 +55,11 @@ impl Drop for Held {
 }
 
 async fn run_claimed(run: &mut SourceRun<'_>, claim: &Claim, objects: &[BronzeObject]) -> Result<BatchEnd, RunError> {
-    for _ in 0..MAX_RESTAGES {
-        run.finish_open_intent().await?;
+    for turn in 0..MAX_RESTAGES {
+        let based_on = look_around(run, turn).await?;
         if !run.is_whole_day(objects) {
             return give_back(run, claim).await;
         }
-        run.ensure_tables().await?;
-        let based_on = run.basis().await?;
         let plan = plan_batch(run, claim, objects);
         let mut staged = Box::pin(stage(&run.settings.engine, &plan, &run.tables)).await?;
         check_balance(&plan, &staged)?;
@@ -75,6 +73,17 @@ async fn run_claimed(run: &mut SourceRun<'_>, claim: &Claim, objects: &[BronzeOb
         staged.discard(&run.tables).await;
     }
     Err(RunError::Contended { of: run.plan.source.clone() })
+}
+
+/// What the batch is staged on. The claim was just written, so the ledger is known to its end, and the tables were seen by this run.
+async fn look_around(run: &mut SourceRun<'_>, turn: usize) -> Result<Basis, RunError> {
+    if turn == 0 {
+        run.finish_known_intent().await?;
+        return run.basis_seen().await;
+    }
+    run.finish_open_intent().await?;
+    run.ensure_tables().await?;
+    run.basis().await
 }
 
 /// Another run committed more of the path day meanwhile: the next run reads it as a whole.
@@ -129,12 +138,7 @@ fn pass_gate(run: &mut SourceRun<'_>, staged: &Staged) -> Judgement {
 
 /// `None` where the tables are not as they were any more, so that the batch must be staged anew. Where another intent of the source
 /// only came first, what is staged is compared with what that one brought.
-async fn intend(
-    run: &mut SourceRun<'_>,
-    plan: &BatchPlan,
-    staged: &mut Staged,
-    based_on: &super::Basis,
-) -> Result<Option<Intent>, RunError> {
+async fn intend(run: &mut SourceRun<'_>, plan: &BatchPlan, staged: &mut Staged, based_on: &Basis) -> Result<Option<Intent>, RunError> {
     let (started, mut k) = (Instant::now(), based_on.k);
     while started.elapsed() < plan.of.job.lease.commit_deadline {
         if run.basis().await?.shapes != based_on.shapes {

@@ -250,9 +250,9 @@ async fn run_source(settings: &Settings, request: &Request, report: &mut JobRepo
             return Ok(());
         }
     };
-    let mut run = prepared;
+    let (mut run, listing) = prepared;
     let ended = tokio::select! {
-        ended = run.all_batches(request, observer) => ended,
+        ended = run.all_batches(request, listing, observer) => ended,
         () = settings.stop.time_is_up() => {
             run.give_up().await;
             Ok(())
@@ -265,7 +265,7 @@ async fn run_source(settings: &Settings, request: &Request, report: &mut JobRepo
 }
 
 /// Everything that is settled before the first object is looked for.
-async fn prepare<'s>(settings: &'s Settings, request: &Request, report: &JobReport) -> Result<SourceRun<'s>, RunError> {
+async fn prepare<'s>(settings: &'s Settings, request: &Request, report: &JobReport) -> Result<(SourceRun<'s>, Listing), RunError> {
     let (job, contract) = load(settings, &request.entity)?;
     let source = job.source(&request.country)?;
     if job.is_snapshot() && settings.selection.shard.is_some() {
@@ -273,49 +273,65 @@ async fn prepare<'s>(settings: &'s Settings, request: &Request, report: &JobRepo
     }
     settings.engine.bronze.require()?;
     settings.silver.ensure()?;
-    probe::once(&settings.silver).await?;
-    let tables = tables_of(&settings.silver, &job);
-    let ledger = Ledger::open(&settings.silver, &source, job.lease.duration).await?;
     let plan = SourcePlan::new(source, job, contract)?;
-    let run = SourceRun { settings, plan, ledger, tables, rejects: RejectSummary::default(), report: report.clone(), settled: 0 };
-    run.ensure_tables().await?;
-    Ok(run)
+    let tables = tables_of(&settings.silver, &plan.job);
+    let mut selection = settings.selection.clone();
+    if plan.job.is_snapshot() {
+        // Its day is read as a whole.
+        selection.only = None;
+    }
+    // Side by side: on a bucket each of these is several round trips.
+    let (_, ledger, listing, ()) = tokio::try_join!(
+        async { Ok(probe::once(&settings.silver).await?) },
+        async { Ok(Ledger::open(&settings.silver, &plan.source, plan.job.lease.duration).await?) },
+        async { Ok(bronze::list(&settings.engine.bronze, &plan.source, &selection).await?) },
+        ensure_tables(&plan, &tables),
+    )?;
+    let report = report.clone();
+    let run = SourceRun { settings, plan, ledger, tables, rejects: RejectSummary::default(), report, settled: 0 };
+    Ok((run, listing))
+}
+
+/// Both tables exist, have the contract's columns, and can be written safely.
+async fn ensure_tables(plan: &SourcePlan, tables: &Tables) -> Result<(), RunError> {
+    let (job, contract, columns) = (&plan.job, &plan.contract, &plan.columns);
+    let properties = &contract.latest().root.properties;
+    let comments: BTreeMap<String, String> =
+        properties.iter().filter_map(|p| Some((p.name.clone(), p.shape.description.clone()?))).collect();
+    let silver = TableShape {
+        schema: columns.schema.clone(),
+        partition_by: columns.partition_by.clone(),
+        comments,
+        contract_version: Some(contract.latest().number),
+        description: contract.latest().description.clone(),
+    };
+    let quarantine = TableShape {
+        schema: quarantine_schema(),
+        partition_by: vec!["database".to_owned()],
+        comments: BTreeMap::new(),
+        contract_version: None,
+        description: Some(format!("Records that the contract of {} refused, with their exact bytes.", job.entity)),
+    };
+    let marks = TableShape {
+        schema: marks_schema(columns),
+        partition_by: marks_partition(),
+        comments: BTreeMap::new(),
+        contract_version: None,
+        description: Some(format!("Deletes of {} and records that changed nothing, against records that come late.", job.entity)),
+    };
+    let ensure_marks = async {
+        match &tables.marks {
+            Some(table) => table.ensure(&marks).await,
+            None => Ok(()),
+        }
+    };
+    tokio::try_join!(tables.silver.ensure(&silver), tables.quarantine.ensure(&quarantine), ensure_marks)?;
+    Ok(())
 }
 
 impl SourceRun<'_> {
-    /// Both tables exist, have the contract's columns, and can be written safely.
     async fn ensure_tables(&self) -> Result<(), RunError> {
-        let (tables, job, contract, columns) = (&self.tables, &self.plan.job, &self.plan.contract, &self.plan.columns);
-        let properties = &contract.latest().root.properties;
-        let comments: BTreeMap<String, String> =
-            properties.iter().filter_map(|p| Some((p.name.clone(), p.shape.description.clone()?))).collect();
-        let silver = TableShape {
-            schema: columns.schema.clone(),
-            partition_by: columns.partition_by.clone(),
-            comments,
-            contract_version: Some(contract.latest().number),
-            description: contract.latest().description.clone(),
-        };
-        let quarantine = TableShape {
-            schema: quarantine_schema(),
-            partition_by: vec!["database".to_owned()],
-            comments: BTreeMap::new(),
-            contract_version: None,
-            description: Some(format!("Records that the contract of {} refused, with their exact bytes.", job.entity)),
-        };
-        if let Some(marks) = &tables.marks {
-            let shape = TableShape {
-                schema: marks_schema(columns),
-                partition_by: marks_partition(),
-                comments: BTreeMap::new(),
-                contract_version: None,
-                description: Some(format!("Deletes of {} and records that changed nothing, against records that come late.", job.entity)),
-            };
-            marks.ensure(&shape).await?;
-        }
-        tables.quarantine.ensure(&quarantine).await?;
-        tables.silver.ensure(&silver).await?;
-        Ok(())
+        ensure_tables(&self.plan, &self.tables).await
     }
 
     /// Gives back what this run has claimed, as far as there is time; a claim that is left runs out by itself.
@@ -335,14 +351,8 @@ impl SourceRun<'_> {
         &self.settings.run_id
     }
 
-    async fn all_batches(&mut self, request: &Request, observer: &dyn Observer) -> Result<(), RunError> {
+    async fn all_batches(&mut self, request: &Request, listing: Listing, observer: &dyn Observer) -> Result<(), RunError> {
         self.recover().await?;
-        let mut selection = self.settings.selection.clone();
-        if self.plan.job.is_snapshot() {
-            // Its day is read as a whole.
-            selection.only = None;
-        }
-        let listing = bronze::list(&self.settings.engine.bronze, &self.plan.source, &selection).await?;
         let Some(new) = self.take_stock(listing) else { return Ok(()) };
         observer.begin(request, new.iter().map(|object| object.size).sum());
         for objects in cut_batches(new, &self.plan.job) {
@@ -387,7 +397,7 @@ impl SourceRun<'_> {
 
     /// Finishes or gives back what earlier runs left.
     async fn recover(&mut self) -> Result<(), RunError> {
-        self.finish_open_intent().await?;
+        self.finish_known_intent().await?;
         let run_id = self.settings.run_id.clone();
         for claim in self.ledger.release_expired(&run_id).await? {
             tracing::warn!(source = %self.plan.source, claim = claim.id, run = claim.run, "a run died; its objects are read again");
@@ -398,8 +408,17 @@ impl SourceRun<'_> {
     /// Commits what the newest intent names and its tables do not have yet.
     pub async fn finish_open_intent(&mut self) -> Result<(), RunError> {
         self.ledger.refresh().await?;
+        self.finish_known_intent().await
+    }
+
+    /// The same, as far as this process has read the ledger: right after it was opened, or an entry was appended to it.
+    pub async fn finish_known_intent(&mut self) -> Result<(), RunError> {
         let open = self.ledger.last_intent().filter(|intent| intent.k > self.settled).cloned();
         let Some(intent) = open else { return Ok(()) };
+        if self.has_seen(&intent).await? {
+            self.settled = intent.k;
+            return Ok(());
+        }
         self.let_owner_finish(&intent).await?;
         for (table, committed) in self.commit(&intent).await? {
             if let Committed::At(version) = committed {
@@ -409,6 +428,17 @@ impl SourceRun<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Whether the snapshots at hand have all of an intent; what they lack newer ones may have.
+    async fn has_seen(&self, intent: &Intent) -> Result<bool, RunError> {
+        for part in &intent.tables {
+            let Some(table) = self.tables.named(&part.table) else { return Ok(false) };
+            if table.intent_seen(&part.app_id).await? < part.k {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Gives the run that wrote the intent a moment, lest all that wait for it do its work.
@@ -439,11 +469,18 @@ impl SourceRun<'_> {
     }
 
     pub async fn basis(&self) -> Result<Basis, RunError> {
-        let mut shapes = Vec::new();
-        for table in [&self.tables.quarantine, &self.tables.silver].into_iter().chain(&self.tables.marks) {
-            shapes.push(table.fingerprint().await?);
-        }
+        let shapes = futures::future::try_join_all(self.all_tables().map(Table::fingerprint)).await?;
         Ok(Basis { k: self.ledger.next_intent(), shapes })
+    }
+
+    /// The same as far as this process has seen: what changed meanwhile shows when the intent is written.
+    pub async fn basis_seen(&self) -> Result<Basis, RunError> {
+        let shapes = futures::future::try_join_all(self.all_tables().map(Table::fingerprint_seen)).await?;
+        Ok(Basis { k: self.ledger.next_intent(), shapes })
+    }
+
+    fn all_tables(&self) -> impl Iterator<Item = &Table> {
+        [&self.tables.quarantine, &self.tables.silver].into_iter().chain(&self.tables.marks)
     }
 
     /// Compares the listing with the ledger: the objects to read, in order; `None` where the job says to stop.

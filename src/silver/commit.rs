@@ -19,6 +19,8 @@ use crate::ledger::TableIntent;
 
 /// Commits in a row after which the log is folded into a checkpoint.
 const CHECKPOINT_EVERY: u64 = 50;
+/// Puts without an answer and without an effect until a commit is left to the next run.
+const TRIES: u32 = 2;
 const FIRST_BACKOFF: Duration = Duration::from_millis(10);
 const LAST_BACKOFF: Duration = Duration::from_millis(2500);
 
@@ -40,7 +42,7 @@ impl Table {
         .await
     }
 
-    fn intent_in(&self, snapshot: &SnapshotRef, app_id: &str) -> Result<i64, SilverError> {
+    pub(super) fn intent_in(&self, snapshot: &SnapshotRef, app_id: &str) -> Result<i64, SilverError> {
         let engine = self.log.engine(None);
         let version = snapshot.get_app_id_version(app_id, engine.as_ref()).map_err(|source| self.kernel(source))?;
         Ok(version.unwrap_or(0))
@@ -50,12 +52,15 @@ impl Table {
     pub async fn commit(&self, intent: &TableIntent, settings: &job::Table, deadline: Duration) -> Result<Committed, SilverError> {
         let started = Instant::now();
         let mut backoff = FIRST_BACKOFF;
-        let mut unanswered = false;
+        // Versions that were tried and not taken by this commit, as far as was to be seen.
+        let mut tried: Vec<u64> = Vec::new();
+        let mut failures = 0;
         let mut exchanged: Option<Exchange> = None;
         loop {
             let (now, done) = self.now(&intent.app_id).await?;
             if done >= intent.k && GUARDED {
-                return Ok(self.found_done(exchanged, &now, unanswered).await);
+                self.discard(exchanged, &tried, &now).await;
+                return Ok(Committed::Before);
             }
             check_writable(&self.name, &now)?;
             if intent.replaces.is_some() || intent.expires.is_some() {
@@ -66,10 +71,7 @@ impl Table {
                 exchanged = Some(match exchanged.take() {
                     Some(exchange) if exchange.fits(&files) || !GUARDED => exchange,
                     outdated => {
-                        // After an unanswered put its files may be named by a commit.
-                        if let Some(outdated) = outdated.filter(|_| !unanswered) {
-                            outdated.discard(self).await;
-                        }
+                        self.discard(outdated, &tried, &now).await;
                         match Box::pin(exchange(self, intent, &now, &files, settings)).await {
                             Ok(exchange) => exchange,
                             // Whoever committed the intent meanwhile has tidied up after it.
@@ -82,10 +84,10 @@ impl Table {
             let version = now.version() + 1;
             let put = match self.put_version(version, &actions(intent, exchanged.as_ref())).await {
                 Ok(put) => put,
-                // Perhaps it landed: the next snapshot tells.
-                Err(error) if unanswered => return Err(error),
+                // It had no effect yet; the next snapshot tells whether it got one.
+                Err(error) if failures == TRIES || matches!(&error, SilverError::Store(error) if error.is_users()) => return Err(error),
                 Err(_) => {
-                    unanswered = true;
+                    failures += 1;
                     false
                 }
             };
@@ -93,6 +95,7 @@ impl Table {
                 self.checkpoint_if_due(version).await;
                 return Ok(Committed::At(version));
             }
+            tried.push(version);
             if started.elapsed() > deadline {
                 return Err(SilverError::Contended { table: self.name.clone(), seconds: deadline.as_secs() });
             }
@@ -112,14 +115,11 @@ impl Table {
         .await
     }
 
-    async fn found_done(&self, exchanged: Option<Exchange>, now: &SnapshotRef, unanswered: bool) -> Committed {
-        if unanswered {
-            return Committed::At(now.version());
-        }
-        if let Some(exchange) = exchanged {
+    /// Files that no commit names and none can name any more: a put that is still under way may yet take a version that is free.
+    async fn discard(&self, exchanged: Option<Exchange>, tried: &[u64], now: &SnapshotRef) {
+        if let Some(exchange) = exchanged.filter(|_| tried.iter().all(|version| *version <= now.version())) {
             exchange.discard(self).await;
         }
-        Committed::Before
     }
 
     async fn checkpoint_if_due(&self, version: u64) {
@@ -154,6 +154,8 @@ fn actions(intent: &TableIntent, exchange: Option<&Exchange>) -> Vec<serde_json:
             "etlRun": intent.run,
             "etlBatch": intent.batch,
             "etlIntent": intent.k,
+            // Tells a commit from every other attempt at it.
+            "etlAttempt": uuid::Uuid::new_v4().to_string(),
         }}),
         json!({"txn": {"appId": intent.app_id, "version": intent.k, "lastUpdated": now}}),
     ];

@@ -126,6 +126,25 @@ impl Table {
         self.blocking(Table::load).await
     }
 
+    /// The newest intent of an application as far as this process has seen; 0 where it has not looked.
+    pub async fn intent_seen(&self, app_id: &str) -> Result<i64, SilverError> {
+        let app_id = app_id.to_owned();
+        self.blocking(move |table| {
+            let seen = table.seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+            seen.map_or(Ok(0), |snapshot| table.intent_in(&snapshot, &app_id))
+        })
+        .await
+    }
+
+    /// The fingerprint as far as this process has seen.
+    pub async fn fingerprint_seen(&self) -> Result<String, SilverError> {
+        let seen = self.seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+        match seen {
+            Some(snapshot) => Ok(fingerprint(&snapshot)),
+            None => self.fingerprint().await,
+        }
+    }
+
     /// Changes whenever the table's protocol, schema, partitioning or properties do.
     pub async fn fingerprint(&self) -> Result<String, SilverError> {
         Ok(fingerprint(self.snapshot().await?.as_ref()))
@@ -135,17 +154,26 @@ impl Table {
     pub async fn ensure(&self, shape: &TableShape) -> Result<(), SilverError> {
         let wanted = Arc::new(self.delta_schema(shape)?);
         // A put that failed may have landed: looking again tells. One that fails again did not.
-        let mut unanswered = false;
+        let (mut unanswered, mut unreadable) = (false, false);
         for _ in 0..16 {
-            if !self.was_seen() && !self.exists().await? {
-                match self.create(shape, &wanted).await {
-                    Err(error) if unanswered => return Err(error),
-                    Err(_) => unanswered = true,
-                    Ok(()) => {}
+            let was_seen = self.was_seen();
+            let snapshot = match self.snapshot().await {
+                Ok(snapshot) => snapshot,
+                Err(error) if was_seen || unreadable => return Err(error),
+                // Tables are there more often than not, so that is asked only after a failure; another writer may have made it since.
+                Err(_) if self.exists().await? => {
+                    unreadable = true;
+                    continue;
                 }
-                continue;
-            }
-            let snapshot = self.snapshot().await?;
+                Err(_) => {
+                    match self.create(shape, &wanted).await {
+                        Err(error) if unanswered => return Err(error),
+                        Err(_) => unanswered = true,
+                        Ok(()) => {}
+                    }
+                    continue;
+                }
+            };
             check_writable(&self.name, &snapshot)?;
             let found = snapshot.table_configuration().metadata().partition_columns().to_vec();
             if found != shape.partition_by {

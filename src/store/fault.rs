@@ -111,12 +111,6 @@ pub fn is_missing_bucket(error: &(dyn Error + 'static)) -> bool {
     element(&error.to_string(), "Code") == Some("NoSuchBucket")
 }
 
-/// S3's 409 to a conditional write beside another one.
-pub fn is_conflict(error: &object_store::Error) -> bool {
-    matches!(error, object_store::Error::AlreadyExists { source, .. }
-        if element(&source.to_string(), "Code") == Some("ConditionalRequestConflict"))
-}
-
 /// An error with the words of all its causes, each once.
 pub fn with_causes(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();

@@ -19,8 +19,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::StreamExt;
 use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::prefix::PrefixStore;
@@ -155,8 +155,9 @@ pub struct Store {
     bucket: Option<Arc<Bucket>>,
 }
 
-/// Times that a create is repeated which S3 refused because another one of the same key was under way.
-const CONFLICTS: u32 = 8;
+/// Times that a create is tried that had no effect; object_store repeats it only where it knows that it had none.
+const CREATE_TRIES: u32 = 5;
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
 
 impl Store {
     /// A path, a `file://` URL or an `s3://` URL.
@@ -281,7 +282,13 @@ impl Store {
         self.relative(folder, self.root.list(Some(&prefix)))
     }
 
-    /// The same in no order, `levels` of folders side by side where that pays, and without the folders that are not kept.
+    /// The keys below a folder that come after one of them, which need not be there; both relative to here.
+    pub async fn list_after(&self, folder: &str, after: &str) -> Result<Vec<String>, StoreError> {
+        let listed = self.root.list_with_offset(Some(&self.locate(folder)), &self.locate(after));
+        self.relative(folder, listed).map_ok(|(key, _)| key).try_collect().await
+    }
+
+    /// Every object below a folder in no order, `levels` of folders side by side where that pays, and without the folders that are not kept.
     pub fn list_wide<'s>(
         &'s self,
         folder: &'s str,
@@ -392,22 +399,34 @@ impl Store {
         }
     }
 
-    /// `false` where the object exists already.
+    /// `false` where another object exists already.
+    ///
+    /// Whatever the put was answered, the store is asked what is there: an error may hide a success, and object_store's repetition of a
+    /// put whose answer was lost is refused over its own success. `bytes` therefore must differ between any two writers.
     pub async fn create(&self, path: &str, bytes: Bytes) -> Result<bool, StoreError> {
         let location = self.locate(path);
-        for attempt in 0..=CONFLICTS {
+        let mut pause = FIRST_PAUSE;
+        let mut tries = 1;
+        loop {
             let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
-            match self.root.put_opts(&location, PutPayload::from(bytes.clone()), options).await {
+            let source = match self.root.put_opts(&location, PutPayload::from(bytes.clone()), options).await {
                 Ok(_) => return Ok(true),
-                // 409 says that another create of this key is under way, not that it will succeed.
-                Err(error) if attempt < CONFLICTS && fault::is_conflict(&error) => {
-                    tokio::time::sleep(Duration::from_millis(20 << attempt)).await;
-                }
-                Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => return Ok(false),
-                Err(source) => return Err(self.access(Action::Create, path)(source)),
+                Err(source) => source,
+            };
+            let error = self.access(Action::Create, path)(source);
+            if error.is_users() {
+                return Err(error);
             }
+            match self.get(path).await? {
+                Some(found) => return Ok(found == bytes),
+                // Refused, and yet nothing there: another create was under way (409), or failed by now.
+                None if tries == CREATE_TRIES => return Err(error),
+                None => tracing::debug!(path, %error, "a create had no answer and no effect; trying again"),
+            }
+            tries += 1;
+            tokio::time::sleep(pause).await;
+            pause *= 2;
         }
-        Ok(false)
     }
 
     pub async fn put(&self, path: &str, bytes: Bytes) -> Result<(), StoreError> {

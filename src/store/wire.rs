@@ -8,7 +8,7 @@
 use std::collections::HashSet;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -23,6 +23,7 @@ use object_store::client::{
 };
 use serde::Serialize;
 use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::task::JoinHandle;
 
 use super::fault::element;
 
@@ -138,7 +139,8 @@ impl Seen {
 #[derive(Debug)]
 struct Gate {
     permits: Semaphore,
-    width: AtomicUsize,
+    /// Locked while it changes: two that narrow at once must not close the gate.
+    width: Mutex<usize>,
     widest: usize,
     calm: AtomicUsize,
 }
@@ -147,7 +149,7 @@ const CALM: usize = 32;
 
 impl Gate {
     fn new(widest: usize) -> Self {
-        Self { permits: Semaphore::new(widest), width: AtomicUsize::new(widest), widest, calm: AtomicUsize::new(0) }
+        Self { permits: Semaphore::new(widest), width: Mutex::new(widest), widest, calm: AtomicUsize::new(0) }
     }
 
     async fn enter(&self) -> Option<SemaphorePermit<'_>> {
@@ -156,14 +158,18 @@ impl Gate {
 
     fn slow_down(&self) {
         self.calm.store(0, Ordering::Relaxed);
-        let width = self.width.load(Ordering::Relaxed);
-        let taken = self.permits.forget_permits(width / 2);
-        self.width.fetch_sub(taken, Ordering::Relaxed);
+        let mut width = self.width.lock().unwrap_or_else(PoisonError::into_inner);
+        // Permits in use are not forgotten, so the gate may narrow by less.
+        *width -= self.permits.forget_permits(*width / 2);
     }
 
     fn calm_down(&self) {
-        if self.width.load(Ordering::Relaxed) < self.widest && self.calm.fetch_add(1, Ordering::Relaxed) % CALM == CALM - 1 {
-            self.width.fetch_add(1, Ordering::Relaxed);
+        if self.calm.fetch_add(1, Ordering::Relaxed) % CALM != CALM - 1 {
+            return;
+        }
+        let mut width = self.width.lock().unwrap_or_else(PoisonError::into_inner);
+        if *width < self.widest {
+            *width += 1;
             self.permits.add_permits(1);
         }
     }
@@ -190,7 +196,7 @@ impl HttpConnector for Wire {
     }
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Watched {
     inner: HttpClient,
     seen: Arc<Seen>,
@@ -206,9 +212,31 @@ fn no_answer(timeout: Duration) -> HttpError {
     HttpError::new(HttpErrorKind::Timeout, NoAnswer(timeout))
 }
 
+/// A request ends with whoever wants its answer.
+struct UntilDropped<T>(JoinHandle<T>);
+
+impl<T> Drop for UntilDropped<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
 #[async_trait]
 impl HttpService for Watched {
+    /// In a task of its own: a caller that does not look for a while (a stream that is read slowly) would otherwise keep its place in
+    /// the gate, and whoever that caller waits for could find the gate full of it.
     async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
+        let this = self.clone();
+        let mut task = UntilDropped(tokio::spawn(async move { this.send(request).await }));
+        match (&mut task.0).await {
+            Ok(answer) => answer,
+            Err(error) => Err(HttpError::new(HttpErrorKind::Unknown, error)),
+        }
+    }
+}
+
+impl Watched {
+    async fn send(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
         let _entered = self.gate.enter().await;
         let listing = self.seen.count(&request);
         let answer = tokio::time::timeout(self.timeout, self.inner.execute(request)).await;
@@ -235,9 +263,7 @@ impl HttpService for Watched {
         }
         Ok(HttpResponse::from_parts(head, text.into()))
     }
-}
 
-impl Watched {
     fn note_head(&self, answer: &HttpResponse) {
         let header = |name: &str| answer.headers().get(name).and_then(|value| value.to_str().ok());
         if let Some(region) = header("x-amz-bucket-region")
@@ -349,5 +375,19 @@ mod tests {
             gate.calm_down();
         }
         assert_eq!(gate.permits.available_permits(), 8);
+    }
+
+    #[test]
+    fn the_gate_stays_open_however_many_narrow_it_at_once() {
+        for _ in 0..200 {
+            let gate = Gate::new(64);
+            std::thread::scope(|scope| {
+                for _ in 0..8 {
+                    scope.spawn(|| gate.slow_down());
+                }
+            });
+            let width = *gate.width.lock().unwrap();
+            assert!(width >= 1 && gate.permits.available_permits() == width, "{width}");
+        }
     }
 }

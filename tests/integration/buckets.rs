@@ -41,6 +41,39 @@ pub fn moto() -> &'static str {
     &MOTO.get_or_init(|| Server::start("moto.py", &["--port", "0"])).url
 }
 
+/// Ceph's RADOS Gateway from the distribution's packages: a second opinion from another implementation.
+pub struct Ceph {
+    pub url: String,
+    folder: tempfile::TempDir,
+}
+
+impl Ceph {
+    /// `None`, said loudly, where it cannot be installed.
+    pub fn start() -> Option<Self> {
+        let script = root().join("tests/servers/rgw.sh");
+        let run = |args: &[&str]| Command::new("bash").arg(&script).args(args).stderr(Stdio::inherit()).output().unwrap();
+        let installed = run(&["install"]);
+        if installed.status.code() == Some(77) {
+            eprintln!("SKIPPED: no Ceph here: {}", String::from_utf8_lossy(&installed.stdout));
+            return None;
+        }
+        assert!(installed.status.success(), "{}", text(&installed));
+        let folder = tempfile::tempdir().unwrap();
+        let up = run(&["up", folder.path().to_str().unwrap()]);
+        let said = String::from_utf8_lossy(&up.stdout).into_owned();
+        assert!(up.status.success(), "{}", text(&up));
+        let url = said.lines().find_map(|line| line.strip_prefix("listening ")).unwrap_or_else(|| panic!("{said}")).to_owned();
+        Some(Self { url, folder })
+    }
+}
+
+impl Drop for Ceph {
+    fn drop(&mut self) {
+        let script = root().join("tests/servers/rgw.sh");
+        let _ = Command::new("bash").arg(script).arg("down").arg(self.folder.path()).status();
+    }
+}
+
 pub const KEY: &str = "test";
 
 pub struct Bucket {

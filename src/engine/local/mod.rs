@@ -15,9 +15,11 @@ mod spool;
 pub mod validate;
 pub mod write;
 
+use std::pin::Pin;
 use std::sync::Arc;
 
 use futures::StreamExt;
+use futures::stream::{BoxStream, Peekable};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use crate::domain::{BronzeObject, Layout};
@@ -92,12 +94,12 @@ enum Piece {
 
 /// Stages a batch: frame → decode → reconcile → validate → enrich, object by object; → dedupe → write, in order.
 pub async fn stage(engine: &Engine, plan: &Arc<BatchPlan>, tables: &Tables) -> Result<Staged, StageError> {
-    let mut dedupe = Dedupe::open(engine, plan, tables).await?;
     let mut writer = Writer::new(plan, tables);
     let mut pieces = read_ahead(engine, plan, |frames, origin, plan| {
         let decoded = decode(frames, origin, &plan.of.job);
         enrich(validate(reconcile(decoded, &plan.of), &plan.of), plan)
     });
+    let mut dedupe = meanwhile(Dedupe::open(engine, plan, tables), &mut pieces).await?;
     while let Some(piece) = pieces.next().await {
         if let Err(error) = settle(piece, engine, &mut dedupe, &mut writer).await {
             writer.abort().await;
@@ -109,6 +111,16 @@ pub async fn stage(engine: &Engine, plan: &Arc<BatchPlan>, tables: &Tables) -> R
         return Err(error);
     }
     writer.close(Some(dedupe)).await
+}
+
+/// Looks at the table while the first objects are already being read.
+async fn meanwhile<S: futures::Stream + Unpin>(
+    open: impl Future<Output = Result<Dedupe, StageError>>,
+    pieces: &mut Peekable<S>,
+) -> Result<Dedupe, StageError> {
+    let mut pieces = Pin::new(pieces);
+    let (dedupe, _) = futures::join!(open, pieces.as_mut().peek());
+    dedupe
 }
 
 async fn settle(piece: Result<Piece, StageError>, engine: &Engine, dedupe: &mut Dedupe, writer: &mut Writer<'_>) -> Result<(), StageError> {
@@ -128,11 +140,7 @@ type Opened = Result<(BronzeObject, Box<dyn std::io::Read + Send>, Option<OwnedS
 /// Opens objects ahead of their turn, reads `threads` at a time and yields their pieces in the order of the plan.
 ///
 /// Bytes are budgeted and threads are given in the order of the plan, so that no object waits for one behind it.
-fn read_ahead(
-    engine: &Engine,
-    plan: &Arc<BatchPlan>,
-    transform: Transform,
-) -> impl futures::Stream<Item = Result<Piece, StageError>> + Unpin {
+fn read_ahead(engine: &Engine, plan: &Arc<BatchPlan>, transform: Transform) -> Peekable<BoxStream<'static, Result<Piece, StageError>>> {
     let (plan, chunk, threads) = (plan.clone(), engine.chunk, engine.threads.max(1));
     let readers = open_ahead(engine, plan.objects.clone()).map(move |opened| {
         let (sender, receiver) = mpsc::channel(CHUNKS_AHEAD);
@@ -143,9 +151,10 @@ fn read_ahead(
             receiver
         }
     });
-    Box::pin(readers.buffered(threads).flat_map(|receiver| {
+    let pieces = readers.buffered(threads).flat_map(|receiver| {
         futures::stream::unfold(receiver, |mut receiver| async move { receiver.recv().await.map(|piece| (piece, receiver)) })
-    }))
+    });
+    pieces.boxed().peekable()
 }
 
 fn open_ahead(engine: &Engine, objects: Vec<BronzeObject>) -> impl futures::Stream<Item = Opened> + use<> {

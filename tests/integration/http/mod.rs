@@ -52,6 +52,10 @@ impl Headers {
         self.0.push((name.into(), value.into()));
     }
 
+    pub fn remove(&mut self, name: &str) {
+        self.0.retain(|(own, _)| own != name);
+    }
+
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Bytes)> {
         self.0.iter().map(|(name, value)| (name.as_str(), value))
     }
@@ -325,7 +329,7 @@ impl Connection {
         Ok(Some(request))
     }
 
-    /// The answer to a request that was sent; `headless` says whether it was for a HEAD.
+    /// The answer to a request that was sent: one to a HEAD names a length and has no body.
     async fn response(&mut self, for_head: bool) -> io::Result<Response> {
         let (mut response, version) = loop {
             let mut lines = [httparse::EMPTY_HEADER; 128];

@@ -46,6 +46,8 @@ pub enum Fault {
     Delay(Duration),
     /// The client gets half of the answer, then a reset.
     CutResponse,
+    /// The server does not hear of If-None-Match and If-Match, as from one that does not know them.
+    ForgetCondition,
     /// 503 instead of what exceeds a rate: requests for keys under a prefix, and listings of it. A second's worth may come at once.
     Throttle { prefix: String, per_second: u32 },
     /// An error instead of the request.
@@ -100,6 +102,7 @@ impl Fault {
             Self::Hang(_) => "hang",
             Self::Delay(_) => "delay",
             Self::CutResponse => "cut_response",
+            Self::ForgetCondition => "forget_condition",
             Self::Throttle { .. } => "throttle",
             Self::Status { .. } => "status",
         }
@@ -391,9 +394,14 @@ impl Inner {
             }
             _ => None,
         };
+        let mut request = request.clone();
+        if matches!(fault, Some(Fault::ForgetCondition)) {
+            request.headers.remove("if-none-match");
+            request.headers.remove("if-match");
+        }
         let reply = match before {
             Some(reply) => reply,
-            None => match self.forward(request).await {
+            None => match self.forward(&request).await {
                 None => Reply::Reset,
                 Some(response) => {
                     seen.upstream = Some(response.status);

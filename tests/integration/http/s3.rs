@@ -6,7 +6,7 @@
 //! delimiter rolls up: its cost does not grow with the bucket.
 //!
 //! It answers as S3 does where a client can tell: errors, their codes and XML, ETags that change with the content (a hash of it;
-//! not MD5), times in whole seconds, tokens that must be encoded, entities of storage classes that cannot be read.
+//! not MD5), times in whole seconds, tokens that must be encoded, objects that are archived and cannot be read.
 //!
 //! Left out: virtual hosts, authentication, checksums, versions, tags, policies, restoring, ListObjects before V2,
 //! `ListParts`, 409 of concurrent conditional writes (the proxy makes those), and regions. What is not known is refused.
@@ -47,7 +47,7 @@ pub struct Options {
     pub latency: Duration,
     /// Requests answered at the same time; more have to wait.
     pub concurrent: usize,
-    /// Keys of a page that nobody has asked to be smaller.
+    /// Entries of a page at most, whatever is asked for.
     pub page: usize,
 }
 

@@ -21,11 +21,9 @@ use crate::run::report::RunReport;
 /// Where a run's metrics go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Sink {
-    /// Nowhere
+    // Documentation of these would make --help three times as long.
     None,
-    /// CloudWatch's embedded metric format, a JSON line each on stderr
     Emf,
-    /// An OpenTelemetry collector (OTEL_EXPORTER_OTLP_ENDPOINT, OTLP over HTTP)
     Otlp,
 }
 

@@ -54,7 +54,7 @@ pub struct RunArgs {
     /// Time from SIGTERM until the process has ended; a batch that takes longer is given up
     #[arg(long, env = "ETL_STOP_TIMEOUT", value_parser = time, default_value = "25 s", value_name = "TIME")]
     stop_timeout: Duration,
-    /// Where the run's metrics go
+    /// Metrics: as CloudWatch's embedded metric format on stderr, or to the collector at OTEL_EXPORTER_OTLP_ENDPOINT
     #[arg(long, env = "ETL_METRICS", value_enum, default_value_t = Sink::None)]
     metrics: Sink,
     /// Form of the log on stderr

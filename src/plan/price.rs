@@ -37,7 +37,7 @@ impl Prices {
 }
 
 /// What a run is expected to do, before it does it.
-#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, serde::Serialize)]
 pub struct Estimate {
     pub lists: u64,
     pub gets: u64,

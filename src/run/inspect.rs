@@ -1,5 +1,7 @@
 //! Looking without touching: what a run would do, and how a source stands.
 
+use std::collections::BTreeSet;
+
 use arrow::array::RecordBatch;
 use datafusion::error::DataFusionError;
 use datafusion::prelude::{DataFrame, col, lit};
@@ -10,7 +12,8 @@ use super::{RunError, Settings, load, tables_of};
 use crate::bronze;
 use crate::domain::{BronzeObject, Layout, Source};
 use crate::ledger::{Claim, Ledger, Standing};
-use crate::plan::{cut_batches, put_in_order};
+use crate::plan::price::{Estimate, PRICES, Work};
+use crate::plan::{cut_batches, order, put_in_order};
 
 /// What a run would read.
 #[derive(Debug, Serialize)]
@@ -27,6 +30,8 @@ pub struct SourcePlanReport {
     pub firehose: u64,
     pub year_root: u64,
     pub batches: Vec<BatchReport>,
+    /// Of the job's container task on S3 and Fargate, at list prices.
+    pub estimate: Estimate,
 }
 
 #[derive(Debug, Serialize)]
@@ -59,6 +64,7 @@ pub async fn plan(settings: &Settings, entity: &str, country: &str) -> Result<So
         firehose: 0,
         year_root: 0,
         batches: Vec::new(),
+        estimate: Estimate::default(),
     };
     let mut new: Vec<BronzeObject> = Vec::new();
     for object in listing.objects {
@@ -78,6 +84,9 @@ pub async fn plan(settings: &Settings, entity: &str, country: &str) -> Result<So
         }
     }
     put_in_order(&mut new);
+    let mut work =
+        Work { listed: report.listed, objects: new.len() as u64, bytes: report.new_bytes, file_bytes: job.table.file, ..Work::default() };
+    work.partitions = new.iter().map(order::extent).collect::<BTreeSet<_>>().len() as u64;
     report.batches = cut_batches(new, &job)
         .into_iter()
         .map(|objects| BatchReport {
@@ -87,6 +96,8 @@ pub async fn plan(settings: &Settings, entity: &str, country: &str) -> Result<So
             last: objects.last().map(|object| object.key.clone()).unwrap_or_default(),
         })
         .collect();
+    work.batches = report.batches.len() as u64;
+    report.estimate = PRICES.estimate(&work, f64::from(job.deploy.cpu) / 1024.0, f64::from(job.deploy.memory) / 1024.0);
     Ok(report)
 }
 

@@ -281,7 +281,7 @@ async fn prepare<'s>(settings: &'s Settings, request: &Request, report: &JobRepo
         selection.only = None;
     }
     // Side by side: on a bucket each of these is several round trips.
-    let (_, ledger, listing, ()) = tokio::try_join!(
+    let ((), ledger, listing, ()) = tokio::try_join!(
         async { Ok(probe::once(&settings.silver).await?) },
         async { Ok(Ledger::open(&settings.silver, &plan.source, plan.job.lease.duration).await?) },
         async { Ok(bronze::list(&settings.engine.bronze, &plan.source, &selection).await?) },

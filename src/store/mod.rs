@@ -83,7 +83,7 @@ pub enum StoreError {
     #[error("below {folder} there is a name that no object can have: {reason}; rename or move the file, nothing of this source was read")]
     Name { folder: String, reason: String },
     #[error("cannot {} {path}: {}", .action.verb(), told(*.action, .place, .source))]
-    Access { action: Action, path: String, place: String, source: object_store::Error },
+    Access { action: Action, path: Box<str>, place: Box<str>, source: object_store::Error },
     #[error("{path} changed while it was read (listed as {listed}, now {found}); the next run reads it as it is then")]
     Changed { path: String, listed: String, found: String },
     #[error("{path} lies in an archive class; restore it with: {restore}")]
@@ -116,7 +116,7 @@ impl StoreError {
             | Self::CreateRoot { .. }
             | Self::Name { .. } => true,
             Self::Access { source, .. } => fault::refusal(source).is_some_and(|refusal| refusal.users) || denied_by_disk(source),
-            Self::Region { source, .. } => !fault::refusal(source).is_some_and(|refusal| !refusal.users),
+            Self::Region { source, .. } => fault::refusal(source).is_none_or(|refusal| refusal.users),
             Self::Probe(failed) => failed.is_users(),
             Self::Changed { .. } | Self::Archived { .. } => false,
         }
@@ -193,7 +193,7 @@ impl Store {
         if url.path().contains('%') {
             return Err(bad("a prefix that needs % in its URL cannot be a root; Delta readers would decode it"));
         }
-        let bucket = Arc::new(Bucket::open(name, options).await?);
+        let bucket = Arc::new(Box::pin(Bucket::open(name, options)).await?);
         let root: Arc<dyn ObjectStore> = Arc::new(bucket.client.clone());
         let trimmed = url.path().trim_matches('/');
         let plain = if trimmed.is_empty() { format!("s3://{name}/") } else { format!("s3://{name}/{trimmed}/") };
@@ -257,7 +257,7 @@ impl Store {
     }
 
     fn access<'p>(&'p self, action: Action, path: &'p str) -> impl FnOnce(object_store::Error) -> StoreError + use<'p> {
-        move |source| StoreError::Access { action, path: path.to_owned(), place: self.address(), source }
+        move |source| StoreError::Access { action, path: path.into(), place: self.address().into(), source }
     }
 
     /// A root that must be there already: bronze.
@@ -409,10 +409,8 @@ impl Store {
         let mut tries = 1;
         loop {
             let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
-            let source = match self.root.put_opts(&location, PutPayload::from(bytes.clone()), options).await {
-                Ok(_) => return Ok(true),
-                Err(source) => source,
-            };
+            let put = self.root.put_opts(&location, PutPayload::from(bytes.clone()), options).await;
+            let Err(source) = put else { return Ok(true) };
             let error = self.access(Action::Create, path)(source);
             if error.is_users() {
                 return Err(error);

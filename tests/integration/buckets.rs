@@ -103,8 +103,8 @@ impl Bucket {
         format!("s3://{}/{prefix}", self.name)
     }
 
-    /// `etl` with this bucket's server and credentials, by way of `endpoint` where that is another one.
-    pub fn etl(&self, endpoint: &str, args: &[&str]) -> Command {
+    /// `etl` with a server and its credentials.
+    pub fn etl(endpoint: &str, args: &[&str]) -> Command {
         let mut command = etl(args);
         without_aws(&mut command);
         command.env("AWS_ENDPOINT_URL_S3", endpoint).env("AWS_REGION", "us-east-1");
@@ -118,7 +118,7 @@ impl Bucket {
     }
 
     pub fn run_command(&self, endpoint: &str, silver: &str, args: &[&str]) -> Command {
-        let mut command = self.etl(endpoint, &["run", "--output", "json"]);
+        let mut command = Self::etl(endpoint, &["run", "--output", "json"]);
         command.args(["--bronze", &self.url("bronze"), "--silver", &self.url(silver)]).args(args);
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         command

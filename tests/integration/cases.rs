@@ -31,7 +31,7 @@ pub fn check_all_in(bucket: &Bucket) {
     check_all(|case, bronze, silver, args| {
         let prefix = format!("case-{}", number.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
         bucket.upload(bronze, &format!("{prefix}/bronze"));
-        let mut command = bucket.etl(&bucket.endpoint, &["run", "--output", "json"]);
+        let mut command = Bucket::etl(&bucket.endpoint, &["run", "--output", "json"]);
         let (from, to) = (format!("{prefix}/bronze"), format!("{prefix}/silver"));
         let ran = ran(&command.args(["--bronze", &bucket.url(&from), "--silver", &bucket.url(&to)]).args(args).output().unwrap());
         assert!(ran.report["jobs"][0]["requests"]["get"].as_u64() > Some(0), "{}: {}", case.display(), ran.report);

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::buckets::{Bucket, moto, text};
 use crate::http::proxy::{Fault, FaultProxy, Rule};
-use crate::support::{assert_same, generate, ran, root, run};
+use crate::support::{assert_same, generate, jobs_with, ran, root, run};
 
 struct Image {
     state: tempfile::TempDir,
@@ -17,13 +17,13 @@ impl Image {
     fn build() -> Option<Self> {
         let state = tempfile::tempdir().unwrap();
         let image = Self { state };
-        let installed = image.script(&["install"]);
+        let installed = Self::script(&["install"]);
         if installed.status.code() == Some(77) {
             eprintln!("SKIPPED: no containers here: {}", text(&installed));
             return None;
         }
         assert!(installed.status.success(), "{}", text(&installed));
-        let built = image.script(&["build", env!("CARGO_BIN_EXE_etl"), image.state()]);
+        let built = Self::script(&["build", env!("CARGO_BIN_EXE_etl"), image.state()]);
         assert!(built.status.success(), "{}", text(&built));
         Some(image)
     }
@@ -32,15 +32,15 @@ impl Image {
         self.state.path().to_str().unwrap()
     }
 
-    fn command(&self, args: &[&str]) -> Command {
+    fn command(args: &[&str]) -> Command {
         let mut command = Command::new("bash");
         command.arg(root().join("tests/servers/container.sh")).args(args).stdin(Stdio::null());
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     }
 
-    fn script(&self, args: &[&str]) -> Output {
-        self.command(args).output().unwrap()
+    fn script(args: &[&str]) -> Output {
+        Self::command(args).output().unwrap()
     }
 
     /// A container that runs `etl run` against a server.
@@ -50,7 +50,7 @@ impl Image {
         let env: Vec<&str> = env.iter().flat_map(|variable| ["--env", variable]).collect();
         let places: Vec<&str> = places.iter().map(String::as_str).collect();
         let etl = ["--", "run", "--entity", "LogRecord", "--country", "de"];
-        self.command(&[&["run", self.state(), name], podman, &env, &etl, &places].concat())
+        Self::command(&[&["run", self.state(), name], podman, &env, &etl, &places].concat())
     }
 }
 
@@ -86,7 +86,7 @@ fn the_container_runs_is_stopped_is_killed_and_goes_on() {
         assert!(begun.elapsed() < Duration::from_mins(1), "{:?}", proxy.seen());
         std::thread::sleep(Duration::from_millis(50));
     }
-    let stopped = image.script(&["stop", image.state(), "stopped", "20"]);
+    let stopped = Image::script(&["stop", image.state(), "stopped", "20"]);
     assert!(stopped.status.success(), "{}", text(&stopped));
     let stopped = ran(&child.wait_with_output().unwrap());
     assert_eq!((stopped.code, stopped.report["outcome"].as_str()), (143, Some("terminated")), "{}", stopped.stderr);
@@ -95,10 +95,13 @@ fn the_container_runs_is_stopped_is_killed_and_goes_on() {
     assert_same(&[&alone, &downloaded("stopped")]);
 
     // Too little memory kills it, without a word of its own; with enough it goes on.
-    let killed = image.etl("small", &bucket.endpoint, &["--memory", "24m", "--memory-swap", "24m"], &places("small")).output().unwrap();
+    let jobs = format!("{}:/jobs:ro", jobs_with(folder.path(), "lease: {duration: 2 s}").display());
+    let own = ["--volume", &jobs, "--env", "ETL_JOBS=/jobs"];
+    let little = [&own[..], &["--memory", "12m", "--memory-swap", "12m"]].concat();
+    let killed = image.etl("small", &bucket.endpoint, &little, &places("small")).output().unwrap();
     assert_eq!(killed.status.code(), Some(137), "{}", text(&killed));
-    let jobs = ["--env", "ETL_LOG=json"];
-    let after = ran(&image.etl("after", &bucket.endpoint, &jobs, &places("small")).output().unwrap());
+    std::thread::sleep(Duration::from_millis(2100));
+    let after = ran(&image.etl("after", &bucket.endpoint, &own, &places("small")).output().unwrap());
     assert_eq!(after.code, 0, "{}", after.stderr);
     assert_same(&[&alone, &downloaded("small")]);
 }

@@ -288,3 +288,48 @@ fn a_signal_ends_the_run_after_the_batch_in_hand() {
     let rest = run(&bronze, &silver, &args);
     assert_eq!((rest.code, first + total(&rest.report, "records", "read")), (0, 2500));
 }
+
+/// A file system of its own, so small that it fills up.
+struct SmallDisk(std::path::PathBuf);
+
+impl SmallDisk {
+    /// `None` where this process may not mount.
+    fn mount(path: &Path, size: &str) -> Option<Self> {
+        std::fs::create_dir_all(path).unwrap();
+        let options = format!("size={size}");
+        let mounted = std::process::Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(path).status();
+        mounted.is_ok_and(|status| status.success()).then(|| Self(path.to_owned()))
+    }
+
+    fn grow(&self, size: &str) {
+        let options = format!("remount,size={size}");
+        assert!(std::process::Command::new("mount").args(["-o", &options]).arg(&self.0).status().unwrap().success());
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn a_full_disk_is_told_and_leaves_nothing_half_done() {
+    let folder = tempfile::tempdir().unwrap();
+    let bronze = bronze(folder.path(), &["--entities", "FaultData", "--countries", "de", "--records", "4000"]);
+    let args = ["--entity", "FaultData", "--country", "de"];
+    let undisturbed = folder.path().join("undisturbed");
+    assert_eq!(run(&bronze, &undisturbed, &args).code, 0);
+    let silver = folder.path().join("small");
+    let Some(disk) = SmallDisk::mount(&silver, "160k") else {
+        eprintln!("SKIPPED: this process may not mount a file system");
+        return;
+    };
+    let full = run(&bronze, &silver, &args);
+    assert_eq!(full.code, 5, "{}\n{}", full.report, full.stderr);
+    assert!(full.stderr.contains("No space left on device"), "{}", full.stderr);
+    disk.grow("64m");
+    let next = run(&bronze, &silver, &args);
+    assert_eq!(next.code, 0, "{}", next.stderr);
+    assert_same(&[&undisturbed, &silver]);
+}

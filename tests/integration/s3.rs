@@ -145,6 +145,8 @@ impl World {
     }
 }
 
+type When = fn(&str, &str) -> bool;
+
 /// What goes wrong, the exit code, and words that the message has.
 #[test]
 fn what_a_bucket_refuses_is_told_with_its_remedy_and_leaves_nothing_half_done() {
@@ -153,7 +155,6 @@ fn what_a_bucket_refuses_is_told_with_its_remedy_and_leaves_nothing_half_done() 
     let listing = |method: &str, target: &str| method == "GET" && target.contains("list-type=2") && target.contains("bronze/");
     let commit = |method: &str, target: &str| method == "PUT" && target.contains("/FaultData/_delta_log/");
     let any = |_: &str, _: &str| true;
-    type When = fn(&str, &str) -> bool;
     let cases: Vec<(&str, Rule, i32, &[&str])> = vec![
         ("expired", Rule::new(Fault::expired_token()).when(any as When), 2, &["ExpiredToken", "sign in again"]),
         ("expired-midway", Rule::new(Fault::expired_token()).when(bronze_read as When), 2, &["ExpiredToken", "sign in again"]),
@@ -182,7 +183,7 @@ fn what_a_bucket_refuses_is_told_with_its_remedy_and_leaves_nothing_half_done() 
     let nowhere = world.through("http://127.0.0.1:9", "nowhere", &[]);
     assert_eq!(nowhere.code, 5, "{}", nowhere.stderr);
     assert!(nowhere.stderr.contains("does not answer") && nowhere.stderr.contains("check the endpoint"), "{}", nowhere.stderr);
-    let missing = world.bucket.etl(&world.bucket.endpoint, &["run", "--output", "json", "--bronze", "s3://no-such-bucket-here/x"]);
+    let missing = Bucket::etl(&world.bucket.endpoint, &["run", "--output", "json", "--bronze", "s3://no-such-bucket-here/x"]);
     let missing = { missing }.args(["--silver", &world.bucket.url("missing")]).args(world.args()).output().unwrap();
     assert_eq!(missing.status.code(), Some(2), "{}", text(&missing));
     assert!(text(&missing).contains("NoSuchBucket"), "{}", text(&missing));
@@ -192,7 +193,8 @@ fn what_a_bucket_refuses_is_told_with_its_remedy_and_leaves_nothing_half_done() 
 fn options_that_make_no_sense_and_addresses_with_secrets_are_refused() {
     let bucket = Bucket::new(moto());
     let told = |args: &[&str]| {
-        let output = bucket.etl(&bucket.endpoint, &[&["run", "--entity", "FaultData", "--country", "de"], args].concat()).output().unwrap();
+        let output =
+            Bucket::etl(&bucket.endpoint, &[&["run", "--entity", "FaultData", "--country", "de"], args].concat()).output().unwrap();
         (output.status.code(), text(&output))
     };
     for (args, word) in [
@@ -385,7 +387,7 @@ impl Small {
         Self { server, folder: tempfile::tempdir().unwrap() }
     }
 
-    fn command(&self, endpoint: &str, args: &[&str]) -> std::process::Command {
+    fn command(endpoint: &str, args: &[&str]) -> std::process::Command {
         let mut command = crate::support::etl(&["run", "--output", "json", "--bronze", "s3://b/bronze", "--silver", "s3://b/silver"]);
         without_aws(&mut command);
         command.env("AWS_ENDPOINT_URL_S3", endpoint).env("AWS_REGION", "us-east-1").env("AWS_ACCESS_KEY_ID", "k");
@@ -395,7 +397,7 @@ impl Small {
     }
 
     fn run(&self, args: &[&str]) -> Ran {
-        ran(&self.command(&self.server.url(), args).output().unwrap())
+        ran(&Self::command(&self.server.url(), args).output().unwrap())
     }
 }
 
@@ -420,7 +422,7 @@ fn objects_in_an_archive_class_are_counted_named_with_the_command_and_read_when_
     small.server.put("b", &format!("{SMALL_KEY}4/o"), small_record("b4", 4));
     let reads = |method: &str, target: &str| method == "GET" && target.ends_with("day=04/o");
     proxy.add(Rule::new(Fault::status(403, "InvalidObjectState", "The operation is not valid for the object's storage class")).when(reads));
-    let second = ran(&small.command(&proxy.url(), &[]).output().unwrap());
+    let second = ran(&Small::command(&proxy.url(), &[]).output().unwrap());
     assert_eq!(
         (second.code, second.report["jobs"][0]["skipped"]["objects in an archive class"].as_u64()),
         (0, Some(2)),
@@ -439,7 +441,7 @@ fn an_object_that_is_overwritten_during_the_run_is_noticed_and_never_mixed() {
     let key = format!("{SMALL_KEY}2/o");
     let reads = |method: &str, target: &str| method == "GET" && target.ends_with("day=02/o");
     proxy.add(Rule::new(Fault::Delay(Duration::from_secs(2))).when(reads).times(1));
-    let child = small.command(&proxy.url(), &[]).spawn().unwrap();
+    let child = Small::command(&proxy.url(), &[]).spawn().unwrap();
     let begun = Instant::now();
     while !proxy.seen().iter().any(|seen| seen.query.contains("bronze") && seen.status.is_some()) {
         assert!(begun.elapsed() < Duration::from_secs(20));
@@ -460,7 +462,7 @@ fn a_signal_gives_up_a_batch_that_takes_too_long_and_gives_its_claim_back() {
     let proxy = FaultProxy::start(small.server.address());
     let reads = |method: &str, target: &str| method == "GET" && target.ends_with("day=03/o");
     proxy.add(Rule::new(Fault::Hang(Duration::from_mins(1))).when(reads));
-    let child = small.command(&proxy.url(), &["--stop-timeout", "8 s"]).spawn().unwrap();
+    let child = Small::command(&proxy.url(), &["--stop-timeout", "8 s"]).spawn().unwrap();
     let claimed = || small.server.keys("b", "silver/_etl/ledger/").iter().any(|key| key.contains("/log/"));
     let begun = Instant::now();
     while !claimed() {
@@ -504,7 +506,7 @@ fn doctor_says_what_is_missing_and_refuses_servers_that_let_the_second_writer_wi
     proxy.add(Rule::new(Fault::ForgetCondition));
     let (code, report) = doctor(&proxy.url());
     assert_eq!((code, checks(&report, false)), (2, vec!["put-if-absent".to_owned(), "read".to_owned(), "race".to_owned()]), "{report}");
-    let refused = ran(&small.command(&proxy.url(), &[]).output().unwrap());
+    let refused = ran(&Small::command(&proxy.url(), &[]).output().unwrap());
     assert_eq!(refused.code, 2, "{}", refused.report);
     assert!(refused.stderr.contains("lets a second writer overwrite"), "{}", refused.stderr);
 
@@ -523,7 +525,7 @@ fn a_task_takes_its_credentials_and_its_name_from_its_endpoint() {
     let (token, silver) = ("a-token", small.folder.path().join("r.json"));
     let ecs = Server::start("ecs.py", &["--port", "0", "--ttl", "60", "--token", token]);
     let with = |token: Option<&str>| {
-        let mut command = small.command(&small.server.url(), &["--metrics", "emf", "--report", silver.to_str().unwrap()]);
+        let mut command = Small::command(&small.server.url(), &["--metrics", "emf", "--report", silver.to_str().unwrap()]);
         command.env_remove("AWS_ACCESS_KEY_ID").env_remove("AWS_SECRET_ACCESS_KEY");
         command.env("AWS_CONTAINER_CREDENTIALS_FULL_URI", format!("{}/v2/credentials/1", ecs.url));
         command.env("ECS_CONTAINER_METADATA_URI_V4", format!("{}/v4/1", ecs.url));
@@ -576,16 +578,17 @@ fn a_collector_gets_the_metrics_once() {
         Box::pin(async { crate::http::Reply::Whole(crate::http::Response::new(200)) })
     });
     let collector = crate::http::Server::start(0, 1, handler).unwrap();
-    let mut command = small.command(&small.server.url(), &["--metrics", "otlp"]);
+    let mut command = Small::command(&small.server.url(), &["--metrics", "otlp"]);
     let ran = ran(&command.env("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url()).output().unwrap());
     assert_eq!(ran.code, 0, "{}", ran.stderr);
     let got = got.lock().unwrap();
-    assert_eq!(got.iter().map(|request| request.path()).collect::<Vec<_>>(), ["/v1/metrics"], "{}", ran.stderr);
+    assert_eq!(got.iter().map(crate::http::Request::path).collect::<Vec<_>>(), ["/v1/metrics"], "{}", ran.stderr);
     let body = String::from_utf8_lossy(&got[0].body);
     for word in ["silversmith.records_inserted", "silversmith.run_succeeded", "LogRecord", "entity"] {
         assert!(body.contains(word), "no {word}");
     }
-    let lost = small.command(&small.server.url(), &["--metrics", "otlp"]).env("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9").output();
+    let lost =
+        Small::command(&small.server.url(), &["--metrics", "otlp"]).env("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9").output();
     let lost = crate::support::ran(&lost.unwrap());
     assert_eq!(lost.code, 0);
     assert!(lost.stderr.contains("not taken by the collector"), "{}", lost.stderr);
@@ -593,24 +596,25 @@ fn a_collector_gets_the_metrics_once() {
 
 #[test]
 fn few_round_trips_lie_before_the_first_object_and_few_requests_behind_each() {
-    const LATENCY: Duration = Duration::from_millis(200);
+    const LATENCY: Duration = Duration::from_millis(600);
     let small = Small::new();
     // The tables are there, silver was probed by this way, and there is something new.
     let proxy = FaultProxy::start(small.server.address());
-    assert_eq!(ran(&small.command(&proxy.url(), &[]).output().unwrap()).code, 0);
+    assert_eq!(ran(&Small::command(&proxy.url(), &[]).output().unwrap()).code, 0);
     proxy.forget();
     for object in 0..40 {
         small.server.put("b", &format!("{SMALL_KEY}5/n-{object:02}"), small_record(&format!("c{object}"), object));
     }
     proxy.add(Rule::new(Fault::Delay(LATENCY)));
-    let command = small.command(&proxy.url(), &[]).spawn().unwrap();
+    let command = Small::command(&proxy.url(), &[]).spawn().unwrap();
+    // The first is seen when it is answered, and so is the one looked for: the time between is that of the trips before it.
     let (mut first, mut trips) = (None, None);
     let begun = Instant::now();
     while trips.is_none() {
         assert!(begun.elapsed() < Duration::from_secs(30));
         let seen = proxy.seen();
-        first = first.or((!seen.is_empty()).then(|| Instant::now() - LATENCY));
-        trips = seen.iter().any(|seen| seen.path.contains("day=05")).then(|| first.unwrap().elapsed() - LATENCY);
+        first = first.or((!seen.is_empty()).then(Instant::now));
+        trips = seen.iter().any(|seen| seen.path.contains("day=05")).then(|| first.unwrap().elapsed());
         std::thread::sleep(Duration::from_millis(2));
     }
     let ran = ran(&command.wait_with_output().unwrap());

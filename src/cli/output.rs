@@ -21,7 +21,16 @@ pub fn println(text: &str) {
 }
 
 pub fn json(value: &impl serde::Serialize) {
-    match serde_json::to_string_pretty(value) {
+    written(serde_json::to_string_pretty(value));
+}
+
+/// A report: indented for a person, one line for programs and for logs that take every line for an event.
+pub fn report(value: &impl serde::Serialize) {
+    if std::io::stdout().is_terminal() { json(value) } else { written(serde_json::to_string(value)) }
+}
+
+fn written(text: serde_json::Result<String>) {
+    match text {
         Ok(text) => println(&text),
         Err(error) => self::error(&format!("cannot write the report: {error}")),
     }

@@ -127,7 +127,7 @@ pub async fn run(args: RunArgs) -> u8 {
     report.task = task.map(|task| task.arn);
     metrics::send(args.metrics, &report).await;
     match args.output {
-        Format::Json => output::json(&report),
+        Format::Json => output::report(&report),
         Format::Text => text_report(&report),
     }
     if let Some(path) = &args.report

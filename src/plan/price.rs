@@ -3,7 +3,7 @@
 /// US dollars, AWS list prices of us-east-1 for S3 Standard and Fargate on Linux/x86; other regions differ by some percent.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Prices {
-    /// When the table was last compared with AWS's price pages.
+    /// Month of the figures, as price guides quoted AWS's list then.
     pub as_of: &'static str,
     /// Per request: PUT, COPY, POST and LIST.
     pub write_request: f64,
@@ -16,7 +16,7 @@ pub struct Prices {
 }
 
 pub const PRICES: Prices = Prices {
-    as_of: "2025-06",
+    as_of: "2026-03",
     write_request: 0.005 / 1000.0,
     read_request: 0.0004 / 1000.0,
     vcpu_hour: 0.04048,
@@ -30,9 +30,9 @@ impl Prices {
         writes_and_lists as f64 * self.write_request + reads as f64 * self.read_request
     }
 
-    /// Dollars for a task of that size and time, on demand.
+    /// Dollars for a task of that size and time, on demand; a minute is billed at least.
     pub fn task(&self, vcpus: f64, gib: f64, seconds: f64) -> f64 {
-        (vcpus * self.vcpu_hour + gib * self.gib_hour) * seconds / 3600.0
+        (vcpus * self.vcpu_hour + gib * self.gib_hour) * seconds.max(60.0) / 3600.0
     }
 }
 

@@ -155,6 +155,8 @@ pub struct Store {
     bucket: Option<Arc<Bucket>>,
 }
 
+/// Whether the answer to a create is checked. Switched off only to show that the tests would notice.
+const GUARDED: bool = cfg!(not(feature = "no-guards"));
 /// Times that a create is tried that had no effect; object_store repeats it only where it knows that it had none.
 const CREATE_TRIES: u32 = 5;
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -257,7 +259,13 @@ impl Store {
     }
 
     fn access<'p>(&'p self, action: Action, path: &'p str) -> impl FnOnce(object_store::Error) -> StoreError + use<'p> {
-        move |source| StoreError::Access { action, path: path.into(), place: self.address().into(), source }
+        move |source| StoreError::Access { action, path: path.into(), place: self.place().into(), source }
+    }
+
+    /// The address, and where the bucket really is if that is elsewhere.
+    fn place(&self) -> String {
+        let elsewhere = self.bucket.as_ref().and_then(|bucket| bucket.seen.region().filter(|region| *region != bucket.region));
+        elsewhere.map_or_else(|| self.address(), |region| format!("{} (the bucket is in {region})", self.address()))
     }
 
     /// A root that must be there already: bronze.
@@ -410,7 +418,12 @@ impl Store {
         loop {
             let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
             let put = self.root.put_opts(&location, PutPayload::from(bytes.clone()), options).await;
-            let Err(source) = put else { return Ok(true) };
+            let source = match put {
+                Ok(_) => return Ok(true),
+                Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) if !GUARDED => return Ok(false),
+                Err(source) if !GUARDED => return Err(self.access(Action::Create, path)(source)),
+                Err(source) => source,
+            };
             let error = self.access(Action::Create, path)(source);
             if error.is_users() {
                 return Err(error);

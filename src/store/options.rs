@@ -176,6 +176,12 @@ mod tests {
     }
 
     #[test]
+    fn the_manual_has_every_option() {
+        let manual = include_str!("../../docs/s3.md");
+        assert!(KNOWN.iter().all(|(key, _)| manual.contains(&format!("`{key}`"))));
+    }
+
+    #[test]
     fn every_known_option_can_be_set() {
         for (key, _) in KNOWN {
             let tried =

@@ -162,7 +162,7 @@ fn what_a_bucket_refuses_is_told_with_its_remedy_and_leaves_nothing_half_done() 
         ("denied-list", Rule::new(Fault::access_denied()).when(listing as When), 2, &["AccessDenied", "s3:ListBucket"]),
         ("denied-commit", Rule::new(Fault::access_denied()).when(commit as When), 2, &["AccessDenied", "s3:PutObject"]),
         ("no-bucket", Rule::new(Fault::no_such_bucket()).when(any as When), 2, &["NoSuchBucket"]),
-        ("region", Rule::new(Fault::moved("eu-west-1")).when(any as When), 2, &["another region", "option region"]),
+        ("region", Rule::new(Fault::moved("eu-west-1")).when(any as When), 2, &["another region", "option region", "eu-west-1"]),
         ("clock", Rule::new(Fault::clock_skew()).when(any as When), 2, &["RequestTimeTooSkewed", "clock"]),
         ("slow", Rule::new(Fault::SlowDown).when(bronze_read as When), 5, &["SlowDown", "fewer requests"]),
         ("half", Rule::new(Fault::CutResponse).when(bronze_read as When), 5, &["cannot read on at", "Connection reset"]),
@@ -631,4 +631,41 @@ fn few_round_trips_lie_before_the_first_object_and_few_requests_behind_each() {
         .collect();
     assert!(trips < 7.0, "{trips} round trips: {before:#?}");
     assert!(reads <= 48 && lists.len() == 1, "{reads} {lists:?}");
+}
+
+/// In a network of its own, where the task's endpoint has the address that it has on ECS.
+#[test]
+fn a_task_takes_its_credentials_from_the_address_of_ecs() {
+    const SCRIPT: &str = r#"
+        ip link set lo up && ip addr add 169.254.170.2/32 dev lo || exit 77
+        mkfifo "$FOLDER/open" && exec 9<>"$FOLDER/open"
+        "$PYTHON" tests/servers/ecs.py --host 169.254.170.2 --port 80 <&9 >"$FOLDER/ecs" &
+        "$S3_SERVER" --port 9000 --dir "$FOLDER/buckets" <&9 >"$FOLDER/s3" &
+        for _ in $(seq 200); do [ -s "$FOLDER/ecs" ] && [ -s "$FOLDER/s3" ] && break; sleep 0.05; done
+        AWS_CONTAINER_CREDENTIALS_RELATIVE_URI=/v2/credentials/1 AWS_ENDPOINT_URL_S3=http://127.0.0.1:9000 AWS_REGION=us-east-1 \
+            "$ETL" run --entity LogRecord --country de --bronze s3://b/bronze --silver s3://b/silver --output json
+        code=$?
+        "$PYTHON" -c 'import urllib.request as u; print(u.urlopen("http://169.254.170.2/fetches").read().decode())' >&2
+        kill %1 %2
+        exit $code
+    "#;
+    let folder = tempfile::tempdir().unwrap();
+    let object = folder.path().join("buckets/b/bronze/database=fleetdb_de/entity=LogRecord/year=2025/month=01/day=01/o");
+    std::fs::create_dir_all(object.parent().unwrap()).unwrap();
+    std::fs::write(&object, small_record("b1", 1)).unwrap();
+    let etl = PathBuf::from(env!("CARGO_BIN_EXE_etl"));
+    let mut command = std::process::Command::new("unshare");
+    command.args(["--net", "bash", "-c", SCRIPT]).current_dir(root()).env("FOLDER", folder.path()).env("ETL", &etl);
+    without_aws(&mut command);
+    command.env("PYTHON", crate::support::interpreter()).env("S3_SERVER", etl.parent().unwrap().join("examples/s3_server"));
+    let output = command.output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    if output.status.code() == Some(77) || stderr.contains("unshare failed") {
+        eprintln!("SKIPPED: this process may not make a network: {stderr}");
+        return;
+    }
+    let ran = ran(&output);
+    assert_eq!((ran.code, total(&ran.report, "records", "inserted")), (0, 1), "{stderr}");
+    // One for bronze and one for silver, which may be others.
+    assert!(stderr.contains("\"fetches\": 2,"), "{stderr}");
 }

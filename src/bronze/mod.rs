@@ -3,7 +3,7 @@
 //! Below `database=<db>/entity=<E>/` an object in a leaf day folder is Firehose's, one higher up a backfill's. Firehose's own
 //! error objects and what other tools leave behind (`_SUCCESS`, `.crc`, Parquet files …) are recognised, counted and left alone.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use futures::{StreamExt, TryStreamExt};
 
@@ -36,10 +36,8 @@ pub struct Listing {
     pub objects: Vec<BronzeObject>,
     /// Left alone, by reason.
     pub skipped: BTreeMap<&'static str, u64>,
-    /// The command that restores the first object that lies in an archive class.
-    pub restore: Option<String>,
-    /// Path days that have such objects.
-    pub archived_days: BTreeSet<String>,
+    /// In an archive class: restored or not is not asked yet.
+    pub archived: Vec<BronzeObject>,
 }
 
 impl Listing {
@@ -65,7 +63,7 @@ pub async fn list(bronze: &Store, source: &Source, selection: &Selection) -> Res
         if !selection.takes(&key, &path) {
             continue;
         }
-        match foreign(inner, &path) {
+        match foreign(inner, &path, meta.size) {
             Some(reason) => *listing.skipped.entry(reason).or_default() += 1,
             None => {
                 let layout = layout_of(inner, &path);
@@ -76,30 +74,42 @@ pub async fn list(bronze: &Store, source: &Source, selection: &Selection) -> Res
         }
     }
     drop(entries);
-    settle_archived(bronze, archived, &mut listing).await?;
+    listing.archived = archived;
     Ok(listing)
 }
 
-/// Objects of an archive class that have been restored are read like any other; the rest are left alone.
-async fn settle_archived(bronze: &Store, mut archived: Vec<BronzeObject>, listing: &mut Listing) -> Result<(), StoreError> {
+/// Objects of an archive class that are as they were listed and have been restored; the others are left alone.
+pub struct Settled {
+    pub restored: Vec<BronzeObject>,
+    pub left: Vec<BronzeObject>,
+}
+
+/// Asks about at most [`ARCHIVED_ASKED`] objects, from another one on each time, so that in the end all are asked about.
+pub async fn settle_archived(bronze: &Store, mut archived: Vec<BronzeObject>) -> Result<Settled, StoreError> {
     archived.sort_by(|a, b| a.key.cmp(&b.key));
-    let asked = archived.len().min(ARCHIVED_ASKED);
-    let unasked = archived.split_off(asked);
-    let mut left: Vec<BronzeObject> = Vec::new();
-    let mut answers = futures::stream::iter(archived.into_iter().map(|object| async {
-        let restored = bronze.is_restored(&object.key).await;
-        restored.map(|restored| (object, restored))
+    if archived.len() > ARCHIVED_ASKED {
+        let first = uuid::Uuid::new_v4().as_u128() % archived.len() as u128;
+        archived.rotate_left(first as usize);
+    }
+    let mut left = archived.split_off(archived.len().min(ARCHIVED_ASKED));
+    let (restored, unreadable) = readable(bronze, archived).await?;
+    left.extend(unreadable);
+    left.sort_by(|a, b| a.key.cmp(&b.key));
+    Ok(Settled { restored, left })
+}
+
+/// Those that can be read as they were listed, and the others; a request each.
+pub async fn readable(bronze: &Store, objects: Vec<BronzeObject>) -> Result<(Vec<BronzeObject>, Vec<BronzeObject>), StoreError> {
+    let mut answers = futures::stream::iter(objects.into_iter().map(|object| async {
+        let readable = bronze.is_readable(&object.key, Some(&object.version)).await;
+        readable.map(|readable| (object, readable))
     }))
     .buffered(ASKED_AT_ONCE);
-    while let Some((object, restored)) = answers.try_next().await? {
-        if restored { listing.objects.push(object) } else { left.push(object) }
+    let (mut yes, mut no) = (Vec::new(), Vec::new());
+    while let Some((object, readable)) = answers.try_next().await? {
+        if readable { yes.push(object) } else { no.push(object) }
     }
-    if let Some(first) = left.first().or(unasked.first()) {
-        listing.restore = Some(bronze.restore_command(&first.key));
-        listing.skipped.insert(crate::store::ARCHIVED, (left.len() + unasked.len()) as u64);
-        listing.archived_days = left.iter().chain(&unasked).map(order::extent).collect();
-    }
-    Ok(())
+    Ok((yes, no))
 }
 
 fn layout_of(key: &str, path: &PathValues) -> Layout {
@@ -113,14 +123,16 @@ pub fn extent_of(key: &str) -> String {
 }
 
 /// Why an object is not read, if it is not.
-fn foreign(inner: &str, path: &PathValues) -> Option<&'static str> {
+fn foreign(inner: &str, path: &PathValues, size: u64) -> Option<&'static str> {
     let mut parts = inner.split('/').rev();
     let name = parts.next().unwrap_or_default();
     if inner.split('/').any(|part| part.ends_with("-failed") || part.ends_with("_failed") || part == "errors") {
         return Some("Firehose error objects");
     }
     let hidden = |part: &str| part.starts_with('_') || part.starts_with('.');
-    if hidden(name) || parts.any(hidden) || name.is_empty() || name.ends_with("_$folder$") {
+    // What consoles and file system adapters put to make a folder seen; listings drop the slash at its end.
+    let folder = size == 0 && ["year=", "month=", "day="].iter().any(|column| name.starts_with(column));
+    if folder || hidden(name) || parts.any(hidden) || name.is_empty() || name.ends_with("_$folder$") {
         return Some("markers and hidden files");
     }
     let extension = name.rsplit_once('.').map(|(_, extension)| extension.to_ascii_lowercase());
@@ -182,7 +194,9 @@ mod tests {
 
     #[test]
     fn names_tell_what_to_leave_alone() {
-        let why = |inner: &str| foreign(inner, &path_values(inner));
+        let why = |inner: &str| foreign(inner, &path_values(inner), 1);
+        assert_eq!(foreign("year=2024/month=01", &path_values("year=2024/month=01"), 0), Some("markers and hidden files"));
+        assert_eq!(why("year=2024/month=01"), None);
         assert_eq!(why("year=2024/a.json"), None);
         assert_eq!(why("year=2024/no extension é"), None);
         assert_eq!(why("year=2025/month=01/day=01/processing-failed/x"), Some("Firehose error objects"));

@@ -125,7 +125,8 @@ pub async fn run(args: RunArgs) -> u8 {
         RunReport::failed(run_id, problem, exit)
     });
     report.task = task.map(|task| task.arn);
-    metrics::send(args.metrics, &report).await;
+    let failed = report.jobs.is_empty().then(|| RunReport { jobs: failed_jobs(&args, &report), ..report.clone() });
+    in_time(&report, metrics::send(args.metrics, failed.as_ref().unwrap_or(&report))).await;
     match args.output {
         Format::Json => output::report(&report),
         Format::Text => text_report(&report),
@@ -162,8 +163,26 @@ async fn execute(args: &RunArgs, run_id: String, task: Option<&Task>) -> Result<
     let settings = settings(run_id, &args.places, Some(&args.objects), tuning).await?;
     end_on_signal(settings.stop.clone(), args.stop_timeout);
     let report = crate::run::run(&settings, &requests, &console).await;
-    keep_record(&settings, &report).await;
+    in_time(&report, keep_record(&settings, &report)).await;
     Ok(report)
+}
+
+/// A run that was told to end must not wait long for what is only told about it.
+async fn in_time(report: &RunReport, telling: impl Future<Output = ()>) {
+    let limit = if report.outcome == Outcome::Terminated { GIVING_UP_TAKES / 2 } else { Duration::MAX };
+    if tokio::time::timeout(limit, telling).await.is_err() {
+        tracing::warn!("there was no time left for the run's record or metrics");
+    }
+}
+
+/// A run that failed before its first job failed for all of them.
+fn failed_jobs(args: &RunArgs, report: &RunReport) -> Vec<JobReport> {
+    let failed = |request: Request| {
+        let mut job = JobReport::new(&request.entity, &request.country);
+        (job.outcome, job.exit) = (report.outcome, report.exit);
+        job
+    };
+    requests(&args.places, &args.sources).into_iter().map(failed).collect()
 }
 
 /// Keeps the report under `_etl/runs`, where a run did something; the run itself does not depend on it.

@@ -79,7 +79,10 @@ async fn run_claimed(run: &mut SourceRun<'_>, claim: &Claim, objects: &[BronzeOb
 async fn look_around(run: &mut SourceRun<'_>, turn: usize) -> Result<Basis, RunError> {
     if turn == 0 {
         run.finish_known_intent().await?;
-        return run.basis_seen().await;
+        let basis = run.basis_seen().await?;
+        if basis.shapes == run.ensured {
+            return Ok(basis);
+        }
     }
     run.finish_open_intent().await?;
     run.ensure_tables().await?;

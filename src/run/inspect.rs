@@ -49,7 +49,7 @@ pub async fn plan(settings: &Settings, entity: &str, country: &str) -> Result<So
     settings.engine.bronze.require()?;
     let ledger = Ledger::open(&settings.silver, &source, job.lease.duration).await?;
     let listing = bronze::list(&settings.engine.bronze, &source, &settings.selection).await?;
-    let skipped = listing.skipped();
+    let skipped = listing.skipped() + listing.archived.len() as u64;
     let held = ledger.held();
     let mut report = SourcePlanReport {
         entity: entity.to_owned(),

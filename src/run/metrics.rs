@@ -73,7 +73,7 @@ fn groups(job: &JobReport, now: chrono::DateTime<chrono::Utc>) -> Vec<MetricGrou
         count("RequestsThrottled", requests.throttled),
         Metric { name: "RequestsCost", unit: Unit::None, value: job.requests_usd },
         Metric { name: "Duration", unit: Unit::Seconds, value: job.seconds },
-        count("RunSucceeded", u64::from(!failed && job.outcome != Outcome::Failed)),
+        count("RunSucceeded", u64::from(job.exit == 0 && matches!(job.outcome, Outcome::Committed | Outcome::NothingToDo))),
         count("RunFailed", u64::from(failed)),
     ];
     if let Some(newest) = job.newest_record {

@@ -28,7 +28,7 @@ use crate::job::{Job, LoadJobError, Mode, OnChangedObject};
 use crate::ledger::{Claimed, Intent, Ledger, LedgerError, Standing, TableIntent};
 use crate::plan::{SourcePlan, cut_batches, marks_partition, marks_schema, order, path_date, put_in_order, quarantine_schema};
 use crate::silver::{Committed, SilverError, Table, TableShape};
-use crate::store::{Requests, Store, StoreError, probe};
+use crate::store::{ARCHIVED, Requests, Store, StoreError, probe};
 
 use batch::BatchEnd;
 use report::{JobReport, Outcome, RunReport, Stopped, reject_counts};
@@ -179,6 +179,7 @@ pub async fn run(settings: &Settings, requests: &[Request], observer: &dyn Obser
     for request in requests {
         let started = Instant::now();
         let mut report = JobReport::new(&request.entity, &request.country);
+        let requests_before = settings.requests();
         if settings.stop.is_asked() {
             report.terminated();
         } else if let Err(error) = run_source(settings, request, &mut report, observer).await {
@@ -187,6 +188,7 @@ pub async fn run(settings: &Settings, requests: &[Request], observer: &dyn Obser
             report.exit = error.exit_code();
             report.error = Some(error.text());
         }
+        report.requested(settings.requests().since(requests_before));
         report.seconds = started.elapsed().as_secs_f64();
         observer.end(&report);
         jobs.push(report);
@@ -233,6 +235,8 @@ pub struct SourceRun<'s> {
     pub report: JobReport,
     /// The newest intent that this process saw in all of its tables.
     settled: i64,
+    /// The tables' shapes when they were last compared with the contract.
+    ensured: Vec<String>,
 }
 
 /// What a batch is staged on: the next intent's number and the tables' shapes.
@@ -242,7 +246,6 @@ pub struct Basis {
 }
 
 async fn run_source(settings: &Settings, request: &Request, report: &mut JobReport, observer: &dyn Observer) -> Result<(), RunError> {
-    let requests_before = settings.requests();
     let prepared = tokio::select! {
         prepared = prepare(settings, request, report) => prepared?,
         () = settings.stop.time_is_up() => {
@@ -259,7 +262,6 @@ async fn run_source(settings: &Settings, request: &Request, report: &mut JobRepo
         }
     };
     run.report.rejects = reject_counts(&run.rejects);
-    run.report.requested(settings.requests().since(requests_before));
     *report = run.report;
     ended
 }
@@ -288,7 +290,8 @@ async fn prepare<'s>(settings: &'s Settings, request: &Request, report: &JobRepo
         ensure_tables(&plan, &tables),
     )?;
     let report = report.clone();
-    let run = SourceRun { settings, plan, ledger, tables, rejects: RejectSummary::default(), report, settled: 0 };
+    let mut run = SourceRun { settings, plan, ledger, tables, rejects: RejectSummary::default(), report, settled: 0, ensured: Vec::new() };
+    run.ensured = run.basis_seen().await?.shapes;
     Ok((run, listing))
 }
 
@@ -330,8 +333,10 @@ async fn ensure_tables(plan: &SourcePlan, tables: &Tables) -> Result<(), RunErro
 }
 
 impl SourceRun<'_> {
-    async fn ensure_tables(&self) -> Result<(), RunError> {
-        ensure_tables(&self.plan, &self.tables).await
+    async fn ensure_tables(&mut self) -> Result<(), RunError> {
+        ensure_tables(&self.plan, &self.tables).await?;
+        self.ensured = self.basis_seen().await?.shapes;
+        Ok(())
     }
 
     /// Gives back what this run has claimed, as far as there is time; a claim that is left runs out by itself.
@@ -353,6 +358,7 @@ impl SourceRun<'_> {
 
     async fn all_batches(&mut self, request: &Request, listing: Listing, observer: &dyn Observer) -> Result<(), RunError> {
         self.recover().await?;
+        let listing = self.settle_archived(listing).await?;
         let Some(new) = self.take_stock(listing) else { return Ok(()) };
         observer.begin(request, new.iter().map(|object| object.size).sum());
         for objects in cut_batches(new, &self.plan.job) {
@@ -375,19 +381,25 @@ impl SourceRun<'_> {
     /// A batch without the objects that turn out not to be readable now; a snapshot's day is read as a whole or not at all.
     async fn run_readable(&mut self, mut objects: Vec<BronzeObject>) -> Result<BatchEnd, RunError> {
         while !objects.is_empty() {
+            let (files, held) = (self.report.files, self.report.held);
             let error = match Box::pin(batch::run_batch(self, &objects)).await {
                 Err(error) if error.left_for_later().is_some() => error,
                 ended => return ended,
             };
             let Some((path, reason)) = error.left_for_later() else { return Err(error) };
+            // What the claim found is found again.
+            (self.report.files, self.report.held) = (files, held);
             let all = objects.len();
-            objects.retain(|object| !self.plan.job.is_snapshot() && object.key != path);
-            let left = (all - objects.len()) as u64;
-            if left == 0 {
-                return Err(error);
+            if self.plan.job.is_snapshot() {
+                objects.clear();
+            } else {
+                // Where one cannot be read there may be more: all are asked, so that the batch is begun once more and not once for each.
+                objects.retain(|object| object.key != path);
+                objects = bronze::readable(&self.settings.engine.bronze, objects).await?.0;
             }
-            tracing::warn!(source = %self.plan.source, "left for a later run: {error}");
-            self.report.warnings.push(format!("left for a later run: {error}"));
+            let left = (all - objects.len()) as u64;
+            tracing::warn!(source = %self.plan.source, left, "left for a later run: {error}");
+            self.report.warnings.push(format!("{left} left for a later run, the first: {error}"));
             *self.report.skipped.entry(reason).or_default() += left;
             self.report.files.skipped += left;
             self.report.files.new -= left;
@@ -483,6 +495,28 @@ impl SourceRun<'_> {
         [&self.tables.quarantine, &self.tables.silver].into_iter().chain(&self.tables.marks)
     }
 
+    /// Of objects in an archive class only those matter that are not known: the restored ones are read, the others left alone.
+    async fn settle_archived(&mut self, mut listing: Listing) -> Result<Listing, RunError> {
+        let bronze = &self.settings.engine.bronze;
+        let held = self.ledger.held();
+        let (wanted, known): (Vec<_>, Vec<_>) = std::mem::take(&mut listing.archived)
+            .into_iter()
+            .partition(|object| matches!(self.ledger.standing(object, &held), Standing::New | Standing::Changed));
+        listing.objects.extend(known);
+        if wanted.is_empty() {
+            return Ok(listing);
+        }
+        let settled = bronze::settle_archived(bronze, wanted).await?;
+        listing.objects.extend(settled.restored);
+        if let Some(first) = settled.left.first() {
+            let restore = bronze.restore_command(&first.key);
+            self.report.warnings.push(format!("objects in an archive class were left alone; restore them, the first with: {restore}"));
+            listing.skipped.insert(ARCHIVED, settled.left.len() as u64);
+        }
+        listing.archived = settled.left;
+        Ok(listing)
+    }
+
     /// Compares the listing with the ledger: the objects to read, in order; `None` where the job says to stop.
     fn take_stock(&mut self, listing: Listing) -> Option<Vec<BronzeObject>> {
         let held = self.ledger.held();
@@ -521,9 +555,6 @@ impl SourceRun<'_> {
         files.new = files.listed - files.known - files.skipped;
         self.report.held = held_elsewhere;
         self.report.skipped = listing.skipped;
-        if let Some(restore) = listing.restore {
-            self.report.warnings.push(format!("objects in an archive class were left alone; restore them, the first with: {restore}"));
-        }
         if let Some(key) = changed {
             let reason = format!("{key} has other content than when it was read (on_changed_object: stop)");
             self.report.outcome = Outcome::Stopped;
@@ -538,7 +569,8 @@ impl SourceRun<'_> {
             self.report.held += (all - new.len()) as u64;
             // One that has an archived object waits until that is restored.
             let all = new.len() as u64;
-            new.retain(|object| !listing.archived_days.contains(&order::extent(object)));
+            let archived: BTreeSet<String> = listing.archived.iter().map(order::extent).collect();
+            new.retain(|object| !archived.contains(&order::extent(object)));
             let waiting = all - new.len() as u64;
             if waiting > 0 {
                 self.report.skipped.insert("day_with_archived_objects", waiting);

@@ -27,11 +27,11 @@ const GUARDED: bool = cfg!(not(feature = "no-guards"));
 
 #[derive(Debug, thiserror::Error)]
 pub enum SilverError {
-    #[error("table {table}: {source}")]
+    #[error("table {table}: {}", fault::shown(.source.as_ref()))]
     Delta { table: String, source: Box<deltalake::DeltaTableError> },
-    #[error("table {table}: {source}")]
+    #[error("table {table}: {}", fault::shown(.source.as_ref()))]
     Kernel { table: String, source: Box<delta_kernel::Error> },
-    #[error("table {table}: {source}")]
+    #[error("table {table}: {}", fault::shown(.source))]
     Parquet { table: String, source: parquet::errors::ParquetError },
     #[error("table {table}: {source}")]
     Arrow { table: String, source: arrow::error::ArrowError },
@@ -49,7 +49,7 @@ pub enum SilverError {
     PartitioningDiffers { table: String, found: String, expected: String },
     #[error("table {table}: other writers were faster for {seconds} s; run again")]
     Contended { table: String, seconds: u64 },
-    #[error("table {table}: {source}")]
+    #[error("table {table}: {}", fault::shown(.source.as_ref()))]
     Query { table: String, source: Box<datafusion::error::DataFusionError> },
     #[error("table {table}: of the {before} rows of {file} {kept} were kept and {taken} taken out; this is a bug, nothing was committed")]
     RowsLost { table: String, file: String, before: u64, kept: u64, taken: usize },

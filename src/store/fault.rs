@@ -111,6 +111,15 @@ pub fn is_missing_bucket(error: &(dyn Error + 'static)) -> bool {
     element(&error.to_string(), "Code") == Some("NoSuchBucket")
 }
 
+/// An error for people: a store's code and message where one spoke, for its whole answer may hold tokens; else with all causes.
+pub fn shown(error: &(dyn Error + 'static)) -> String {
+    match refusal(error) {
+        Some(refusal) if !refusal.message.is_empty() => format!("{} ({})", refusal.code, refusal.message),
+        Some(refusal) if refusal.code != "Unreachable" && refusal.code != "NoCredentials" => refusal.code,
+        _ => with_causes(error),
+    }
+}
+
 /// An error with the words of all its causes, each once.
 pub fn with_causes(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();

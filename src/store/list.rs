@@ -66,7 +66,8 @@ impl Walk {
             ..PaginatedListOptions::default()
         };
         let page = self.bucket.client.list_paginated((!prefix.is_empty()).then_some(prefix), options).await?;
-        Ok((page.result, page.page_token))
+        // Some servers end with an empty token instead of none.
+        Ok((page.result, page.page_token.filter(|token| !token.is_empty())))
     }
 
     /// `false` where nobody listens any more.
@@ -76,7 +77,10 @@ impl Walk {
 
     fn folder(self: Arc<Self>, prefix: String, after: Option<String>, levels: usize) -> BoxFuture<'static, object_store::Result<()>> {
         async move {
-            let (first, mut token) = self.page(&prefix, after.as_deref(), false, None).await?;
+            let (mut first, mut token) = self.page(&prefix, after.as_deref(), false, None).await?;
+            while first.objects.is_empty() && token.is_some() {
+                (first, token) = self.page(&prefix, after.as_deref(), false, token).await?;
+            }
             let last = first.objects.last().map(|object| object.location.to_string());
             if !self.send(first.objects).await {
                 return Ok(());

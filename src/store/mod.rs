@@ -172,6 +172,11 @@ impl Store {
                 return Err(StoreError::Scheme { address: without_user(&url), scheme: url.scheme().to_owned() });
             }
             _ if address.is_empty() => return Err(bad("it is empty")),
+            // Not echoed: a part of it may be a secret.
+            Err(error) if address.contains("://") => {
+                let scheme = address.split("://").next().unwrap_or_default();
+                return Err(StoreError::Address { address: format!("{scheme}://…"), reason: error.to_string() });
+            }
             _ => std::path::absolute(PathBuf::from(address)).map_err(|error| bad(&error.to_string()))?,
         };
         let path = normal(&path);
@@ -347,13 +352,19 @@ impl Store {
         self.bucket.as_ref().is_some_and(|bucket| bucket.seen.is_archived(meta.location.as_ref()))
     }
 
-    /// Whether an object of an archive class has been restored, so that it can be read.
-    pub async fn is_restored(&self, path: &str) -> Result<bool, StoreError> {
-        let first_byte = GetOptions { range: Some(GetRange::Bounded(0..1)), ..GetOptions::default() };
+    /// Whether an object can be read, as it was listed where that is given: not in an archive class unless restored, not overwritten, not gone.
+    pub async fn is_readable(&self, path: &str, version: Option<&str>) -> Result<bool, StoreError> {
+        let if_match = version.filter(|_| self.is_remote()).map(|version| format!("\"{version}\""));
+        let first_byte = GetOptions { range: Some(GetRange::Bounded(0..1)), if_match, ..GetOptions::default() };
         match self.root.get_opts(&self.locate(path), first_byte).await {
             Ok(_) => Ok(true),
-            Err(error) if fault::refusal(&error).is_some_and(|refusal| refusal.code == "InvalidObjectState") => Ok(false),
-            Err(error) => Err(self.access(Action::Read, path)(error)),
+            Err(object_store::Error::Precondition { .. } | object_store::Error::NotFound { .. }) => Ok(false),
+            Err(error) => match fault::refusal(&error).map(|refusal| refusal.code).as_deref() {
+                Some("InvalidObjectState") => Ok(false),
+                // An empty object has no first byte.
+                Some("InvalidRange") => Ok(true),
+                _ => Err(self.access(Action::Read, path)(error)),
+            },
         }
     }
 

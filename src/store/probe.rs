@@ -66,13 +66,14 @@ fn checked<T>(what: &'static str, action: Action, outcome: Result<T, StoreError>
 
 /// Can bronze be listed and read?
 pub async fn of_bronze(bronze: &Store, folder: &str) -> Vec<Check> {
-    let mut listed = bronze.list(folder);
+    // Folder markers are empty and tell nothing.
+    let mut listed = bronze.list(folder).filter(|entry| std::future::ready(!matches!(entry, Ok((_, meta)) if meta.size == 0))).boxed();
     let mut checks = Vec::new();
     match listed.next().await {
         Some(Ok((key, meta))) => {
             checks.push(passed("list", Action::List.iam(), format!("{folder}: there are objects")));
             let archived = bronze.is_archived(&meta);
-            let read = bronze.is_restored(&key).await;
+            let read = bronze.is_readable(&key, None).await;
             checks.push(checked("read", Action::Read, read, |readable| {
                 let archive = if archived || !readable { ", in an archive class" } else { "" };
                 Ok(format!("{key}{archive}"))

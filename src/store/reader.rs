@@ -5,6 +5,7 @@
 
 use std::io::Read;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt;
@@ -15,7 +16,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 /// Stored bytes from which on an object is fetched in ranges.
 const SPLIT: u64 = 64 << 20;
-const PART: u64 = 16 << 20;
+const PART: u64 = 8 << 20;
 const PARTS_AHEAD: usize = 3;
 /// Bytes of one download that wait for their reader.
 pub const WINDOW: u64 = 4 << 20;
@@ -80,7 +81,7 @@ impl Read for Download {
                 None => return Ok(0),
                 Some((Ok(bytes), room)) => (self.current, self.room) = (bytes, room),
                 Some((Err(error), _)) => {
-                    return Err(std::io::Error::other(SourceFailed(super::fault::with_causes(&error))));
+                    return Err(std::io::Error::other(SourceFailed(super::fault::shown(&error))));
                 }
             }
         }
@@ -102,7 +103,8 @@ pub async fn fetch(store: Arc<dyn ObjectStore>, location: Path, size: u64, versi
     if size <= SPLIT {
         let found = store.get_opts(&location, pinned(version)).await?;
         let tag = found.meta.e_tag.clone();
-        return Ok((found.into_stream(), tag));
+        let parts = found.into_stream();
+        return Ok((resumed(Resume { store, location, size, version: version.to_owned(), parts, at: 0, resumes: 0 }), tag));
     }
     let ranges: Vec<_> = (0..size.div_ceil(PART)).map(|part| part * PART..((part + 1) * PART).min(size)).collect();
     let get = move |range: std::ops::Range<u64>, options: GetOptions| {
@@ -120,4 +122,45 @@ pub async fn fetch(store: Arc<dyn ObjectStore>, location: Path, size: u64, versi
     let rest = futures::stream::iter(ranges).map(move |range| get(range, pinned(&version))).buffered(PARTS_AHEAD - 1);
     let rest = rest.map(|part| part.map(|(bytes, _)| bytes));
     Ok((futures::stream::once(async move { Ok(bytes) }).chain(rest).boxed(), tag))
+}
+
+/// Times that one download is taken up again. object_store does so, too, but only for a while after it began, and a reader that has other
+/// objects before this one may come later than that.
+const RESUMES: u32 = 5;
+const PAUSE: Duration = Duration::from_millis(200);
+
+struct Resume {
+    store: Arc<dyn ObjectStore>,
+    location: Path,
+    size: u64,
+    version: String,
+    parts: Parts,
+    at: u64,
+    resumes: u32,
+}
+
+fn resumed(download: Resume) -> Parts {
+    futures::stream::unfold(Some(download), |download| async move {
+        let mut download = download?;
+        loop {
+            let error = match download.parts.next().await? {
+                Ok(bytes) => {
+                    download.at += bytes.len() as u64;
+                    return Some((Ok(bytes), Some(download)));
+                }
+                Err(_) if download.at >= download.size => return None,
+                Err(error) if download.resumes == RESUMES => return Some((Err(error), None)),
+                Err(error) => error,
+            };
+            tracing::debug!(path = %download.location, at = download.at, error = super::fault::shown(&error), "a download broke off");
+            tokio::time::sleep(PAUSE * (1 << download.resumes)).await;
+            download.resumes += 1;
+            let rest = GetOptions { range: Some(GetRange::Bounded(download.at..download.size)), ..pinned(&download.version) };
+            match download.store.get_opts(&download.location, rest).await {
+                Ok(found) => download.parts = found.into_stream(),
+                Err(error) => return Some((Err(error), None)),
+            }
+        }
+    })
+    .boxed()
 }

@@ -203,6 +203,8 @@ fn options_that_make_no_sense_and_addresses_with_secrets_are_refused() {
         (&["--silver", "s3://bucket/x", "--silver-options", "ca_bundle=/no/such.pem"], "ca_bundle /no/such.pem"),
         (&["--silver", "s3://bucket/x", "--silver-options", "kms_key=k"], "kms_key goes with sse=kms"),
         (&["--silver", "gs://bucket/x"], "no way to `gs://`"),
+        (&["--silver", "s3://bucket:hush/x"], "s3://… is no address"),
+        (&["--bronze", "s3://key:hu/sh@bucket/x", "--silver", "s3://key:hush/x@bucket"], "is no address"),
     ] {
         let (code, told) = told(args);
         assert_eq!(code, Some(2), "{told}");
@@ -429,9 +431,14 @@ fn objects_in_an_archive_class_are_counted_named_with_the_command_and_read_when_
         "{}",
         second.report
     );
+    // What is committed is none of a later run's business, wherever it lies by then.
+    assert!(small.server.set_storage_class("b", &format!("{SMALL_KEY}1/o"), "GLACIER"));
+    small.server.put("b", "bronze/database=fleetdb_de/entity=LogRecord/year=2025/month=02/", "");
     assert!(small.server.set_storage_class("b", &format!("{SMALL_KEY}2/o"), "STANDARD"));
     let third = small.run(&[]);
     assert_eq!((third.code, total(&third.report, "records", "inserted")), (0, 2), "{}", third.report);
+    let skipped = third.report["jobs"][0]["skipped"].to_string();
+    assert_eq!(skipped, r#"{"markers and hidden files":1}"#, "{}", third.report);
 }
 
 #[test]

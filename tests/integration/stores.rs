@@ -66,12 +66,14 @@ pub enum Fault {
     DiesAfter,
     /// It takes effect, its answer is lost, and everything works afterwards.
     AnswerLost,
+    /// The same, and the next operation fails, too: nobody can look at once what is there.
+    AnswersLost,
     /// It has no effect, an error comes back, and everything works afterwards.
     Refused,
 }
 
 impl Fault {
-    pub const ALL: [Fault; 4] = [Fault::DiesBefore, Fault::DiesAfter, Fault::AnswerLost, Fault::Refused];
+    pub const ALL: [Fault; 5] = [Fault::DiesBefore, Fault::DiesAfter, Fault::AnswerLost, Fault::AnswersLost, Fault::Refused];
 }
 
 /// Counts operations and lets the n-th one (from 1) go wrong.
@@ -105,13 +107,16 @@ impl Faulty {
         if self.dead.load(Ordering::SeqCst) {
             return Now::Fails;
         }
+        if self.fault == Fault::AnswersLost && number == self.at + 1 {
+            return Now::Fails;
+        }
         if number != self.at {
             return Now::Works;
         }
         self.dead.store(matches!(self.fault, Fault::DiesBefore | Fault::DiesAfter), Ordering::SeqCst);
         match self.fault {
             Fault::DiesBefore | Fault::Refused => Now::Fails,
-            Fault::DiesAfter | Fault::AnswerLost => Now::LosesAnswer,
+            Fault::DiesAfter | Fault::AnswerLost | Fault::AnswersLost => Now::LosesAnswer,
         }
     }
 }

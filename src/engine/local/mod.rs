@@ -40,7 +40,8 @@ pub use write::{Example, RejectSummary, Staged, Tables};
 
 /// Chunks of one object that wait for their turn.
 const CHUNKS_AHEAD: usize = 2;
-/// Objects of a remote store that are opened before their turn, and the bytes of them that may wait in memory.
+/// Objects of a remote store that are opened before their turn, and the bytes of them that may wait in memory; more where there are
+/// many threads and large objects.
 const OBJECTS_AHEAD: usize = 32;
 const READ_AHEAD_BYTES: u64 = 64 << 20;
 
@@ -158,12 +159,14 @@ fn read_ahead(engine: &Engine, plan: &Arc<BatchPlan>, transform: Transform) -> P
 }
 
 fn open_ahead(engine: &Engine, objects: Vec<BronzeObject>) -> impl futures::Stream<Item = Opened> + use<> {
-    let budget = Arc::new(Semaphore::new(READ_AHEAD_BYTES as usize));
+    // Every thread may hold an object of the costliest kind.
+    let bytes = READ_AHEAD_BYTES.max(engine.threads as u64 * engine.bronze.cost_of(u64::MAX));
+    let budget = Arc::new(Semaphore::new(bytes as usize));
     let (bronze, ahead) = (engine.bronze.clone(), if engine.bronze.is_remote() { OBJECTS_AHEAD } else { 1 });
     let budgeted = futures::stream::iter(objects).then(move |object| {
         let (budget, bronze) = (budget.clone(), bronze.clone());
         async move {
-            let cost = bronze.cost_of(object.size).min(READ_AHEAD_BYTES) as u32;
+            let cost = bronze.cost_of(object.size).min(bytes) as u32;
             (object, bronze, budget.acquire_many_owned(cost).await.ok())
         }
     });

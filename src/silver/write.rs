@@ -15,6 +15,7 @@ use delta_kernel::expressions::Scalar;
 use delta_kernel::table_properties::DataSkippingNumIndexedCols;
 use deltalake::datafile::writer::{PartitionWriter, PartitionWriterConfig};
 use deltalake::kernel::Add;
+use futures::{StreamExt, TryStreamExt};
 use indexmap::IndexMap;
 use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::file::properties::WriterProperties;
@@ -30,6 +31,8 @@ const WRITE_BATCH_ROWS: usize = 8192;
 /// Small runs of rows are put together before they are encoded.
 const BUFFER_ROWS: usize = 8192;
 const BUFFER_BYTES: usize = 8 << 20;
+
+const CLOSED_AT_ONCE: usize = 16;
 
 /// Values of the partition columns, in their order.
 type Partition = Vec<Option<PartitionValue>>;
@@ -157,13 +160,20 @@ impl TableWriter {
         Ok(())
     }
 
-    /// Every file written, in order of their paths' partitions.
+    /// Every file written, in order of their paths' partitions. Several are closed at a time: on a bucket each takes round trips.
     pub async fn close(mut self) -> Result<Vec<Add>, SilverError> {
-        let mut partitions: Vec<Partition> = self.open.keys().cloned().collect();
-        partitions.sort_by_key(|partition| format!("{partition:?}"));
-        for partition in partitions {
-            self.close_one(&partition).await?;
+        let mut open: Vec<(Partition, OpenFile)> = std::mem::take(&mut self.open).into_iter().collect();
+        open.sort_by_cached_key(|(partition, _)| format!("{partition:?}"));
+        let (schema, table) = (&self.file_schema, &self.table);
+        let closing = open.into_iter().map(|(_, mut file)| async move {
+            file.flush(schema, &table.name).await?;
+            file.writer.close().await.map_err(|source| table.delta(source))
+        });
+        let mut closed = futures::stream::iter(closing).buffered(CLOSED_AT_ONCE);
+        while let Some(adds) = closed.try_next().await? {
+            self.adds.extend(adds);
         }
+        drop(closed);
         Ok(self.adds)
     }
 

@@ -48,8 +48,8 @@ pub struct Estimate {
     pub task_usd: f64,
 }
 
-/// Stored bytes that one core turns into silver in a second: plain JSON, measured (docs/performance.md).
-const BYTES_PER_CORE_SECOND: f64 = 40e6;
+/// Stored bytes that one core turns into silver in a second: FaultData, codecs mixed, as measured (docs/performance.md).
+const BYTES_PER_CORE_SECOND: f64 = 4.6e6;
 /// Until the first batch begins, and around each batch.
 const START_SECONDS: f64 = 1.0;
 const BATCH_SECONDS: f64 = 0.5;

@@ -13,7 +13,7 @@ mod framing;
 mod generated;
 mod history;
 mod http;
-mod http_faults;
+mod http_proxy;
 mod interleavings;
 mod layers;
 mod matrix;

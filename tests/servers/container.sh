@@ -16,7 +16,10 @@ storage() {
 }
 
 installed() {
-    command -v buildah podman runc ldd strip >/dev/null
+    local program
+    for program in buildah podman runc ldd strip; do
+        command -v "$program" >/dev/null || return 1 # asked for several at once, it is content with one
+    done
 }
 
 install() {

@@ -12,7 +12,10 @@ set -euo pipefail
 memory=${RGW_MEMORY:-$((1 << 30))} # bytes of objects; at nine tenths of it, writes wait for ever
 
 installed() {
-    command -v radosgw ceph-mon ceph-osd monmaptool radosgw-admin ceph >/dev/null
+    local program
+    for program in radosgw ceph-mon ceph-osd monmaptool radosgw-admin ceph; do
+        command -v "$program" >/dev/null || return 1 # asked for several at once, it is content with one
+    done
 }
 
 install() {

@@ -31,7 +31,7 @@ RULES = ["--jobs", str(measure.REPOSITORY / "jobs"), "--schemas", str(measure.RE
 def generate(args: Namespace, out: Path, records: int, object_bytes: int) -> None:
     sizes = ["--records", str(records), "--object-bytes", str(object_bytes)]
     made = [str(measure.generator(args)), "--out", str(out), "--entities", "FaultData", "--countries", "de", "--mess", "0", *sizes]
-    measure.run([*made, "--plain"] if args.plain else made).check()
+    measure.run(made).check()
 
 
 @contextmanager
@@ -121,7 +121,6 @@ def small(args: Namespace, folder: Path) -> list[str]:
 def main() -> None:
     parser = measure.arguments(__doc__ or "", rounds=5)
     parser.add_argument("--mib", type=int, default=256, help="MiB of plain bronze")
-    parser.add_argument("--plain", action="store_true", help="objects without compression, where the generator can")
     parser.add_argument("--generator", type=Path, help="the example `bronze` [default: beside the program]")
     parser.add_argument("--server", type=Path, help="the example `s3_server` [default: beside the program]")
     args = parser.parse_args()

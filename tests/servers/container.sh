@@ -53,7 +53,6 @@ build() { # binary
     cp -r "$repository/jobs" "$repository/schemas" "$root/etl/"
     chmod -R a+rX "$root"
     printf '%s\n' 'FROM scratch' 'COPY root/ /' 'USER 65532:65532' 'WORKDIR /etl' 'ENTRYPOINT ["/usr/bin/etl"]' >"$state/Containerfile"
-    buildah "${store[@]}" rmi --force etl >/dev/null 2>&1 || true
     buildah "${store[@]}" build --quiet --isolation chroot --file "$state/Containerfile" --tag etl "$state" >/dev/null
     printf 'image etl: %s bytes\n' "$(du --bytes --summarize "$root" | cut -f1)"
     rm -rf "$root"
@@ -72,7 +71,7 @@ run() { # name, podman's options, --, etl's arguments
         options+=("$1")
         shift
     done
-    shift || true
+    [ $# = 0 ] || shift
     cd "$state/tmp" # where a file `oom` appears when memory runs out
     exec "${podman[@]}" run --rm --replace --name "$name" --network host --read-only --read-only-tmpfs=false --tmpfs /tmp:size=64m,mode=1777 \
         --ulimit nofile=1024:20000 --ulimit nproc=1024:2048 --cap-drop all --security-opt no-new-privileges \

@@ -81,11 +81,15 @@ fn a_request_that_nobody_looks_at_keeps_nobody_waiting() {
         let mut options = anonymous(&server.url());
         options.set("requests", "1").unwrap();
         let store = Store::open("s3://b", &options).await.unwrap();
-        let mut forgotten: Vec<_> = (0..3).map(|_| Box::pin(store.get("a"))).collect();
-        for request in &mut forgotten {
-            assert!(futures::poll!(request.as_mut()).is_pending());
+        let mut forgotten = Vec::new();
+        while forgotten.len() < 3 {
+            let mut request = Box::pin(store.get("a"));
+            // On a busy machine the answer can be there before the first look; such a one is none that nobody looks at.
+            if futures::poll!(request.as_mut()).is_pending() {
+                forgotten.push(request);
+            }
         }
-        let answer = tokio::time::timeout(Duration::from_secs(10), store.get("a")).await;
+        let answer = tokio::time::timeout(Duration::from_secs(60), store.get("a")).await;
         assert!(answer.expect("an answer").unwrap().is_some());
     });
 }

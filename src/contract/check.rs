@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 use super::{ABSENT, Allowed, Checks, Contract, Limit, Object, Property, Scalar, Shape, Type, Version};
 use crate::domain::RejectCode;
 use crate::domain::json::{Exact, Kind, Value, push_key};
-use crate::domain::time::{Instant, Variants, parse_date, parse_duration, parse_timestamp};
+use crate::domain::time::{Instant, Variants, parse_date, parse_duration, parse_timestamp, parse_timestamp_bytes};
 
 /// What was refused, and where.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -105,7 +105,7 @@ impl<'c> Checker<'c> {
 
     fn unknown(&self, object: &Object, first: Option<&str>) -> Checked {
         match first {
-            Some(name) if object.closed || self.refuse_unknown => {
+            Some(name) if self.refuses_unknown(object) => {
                 Err(Refusal::new(RejectCode::UnknownField, "the contract does not declare this field").inside(name))
             }
             _ => Ok(()),
@@ -146,6 +146,59 @@ impl<'c> Checker<'c> {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Whether a value satisfies its shape: what [`Self::check`] says, without saying why not. `forms`: texts are looked at too that
+    /// are times, dates or durations; whoever parses them anyway need not ask.
+    pub fn accepts(&self, shape: &Shape, value: Value<'_>, forms: bool, unknown: &mut bool) -> bool {
+        let kind = value.kind();
+        if kind == Kind::Null && shape.nullable {
+            return shape.bare || check_values(&shape.checks, value).is_ok();
+        }
+        if !accepts(&shape.ty, kind) || !(shape.bare || check_values(&shape.checks, value).is_ok()) {
+            return false;
+        }
+        match &shape.ty {
+            Type::Timestamp { .. } | Type::Date | Type::Duration => !forms || check_form(&shape.ty, value).is_ok(),
+            Type::Struct(object) => self.accepts_object(object, value, forms, unknown),
+            Type::Reference(object) if kind == Kind::Object => self.accepts_object(object, value, forms, unknown),
+            Type::Map(inner) => value.fields().all(|(_, field)| self.accepts(inner, field, forms, unknown)),
+            Type::List(inner) => value.items().all(|item| self.accepts(inner, item, forms, unknown)),
+            _ => true,
+        }
+    }
+
+    fn accepts_object(&self, object: &Object, value: Value<'_>, forms: bool, unknown: &mut bool) -> bool {
+        const FEW: usize = 16;
+        let (mut few, mut many) = ([ABSENT; FEW], Vec::new());
+        let slots = match few.get_mut(..object.properties.len()) {
+            Some(slots) => slots,
+            None => {
+                many.resize(object.properties.len(), ABSENT);
+                many.as_mut_slice()
+            }
+        };
+        let mut others = false;
+        object.slots(value, slots, |_, _| others = true);
+        *unknown |= others;
+        if others && self.refuses_unknown(object) {
+            return false;
+        }
+        let sound = object.properties.iter().zip(slots.iter()).all(|(property, slot)| match *slot {
+            ABSENT => !property.required,
+            slot => self.accepts(&property.shape, value.sibling(slot), forms, unknown),
+        });
+        sound && object.also_required.iter().all(|name| value.get(name).is_some())
+    }
+
+    /// Whether an object may have no other fields than those that the schema declares.
+    pub fn refuses_unknown(&self, object: &Object) -> bool {
+        object.closed || self.refuse_unknown
+    }
+
+    /// Whether the keywords that are not compiled hold.
+    pub fn accepts_rest(&self, record: Value<'_>) -> bool {
+        self.rest(record).is_ok()
     }
 
     fn rest(&self, record: Value<'_>) -> Checked {
@@ -226,13 +279,15 @@ fn check_values(checks: &Checks, value: Value<'_>) -> Checked {
     };
     match kind {
         Kind::String if checks.min_length.is_some() || checks.max_length.is_some() => {
-            length(value.as_str().chars().count(), checks.min_length, checks.max_length, "characters")?;
+            // Every byte but a continuation begins a character.
+            let characters = value.as_bytes().iter().filter(|byte| *byte & 0xc0 != 0x80).count();
+            length(characters, checks.min_length, checks.max_length, "characters")?;
         }
         Kind::Array if checks.min_items.is_some() || checks.max_items.is_some() => {
             length(value.items().count(), checks.min_items, checks.max_items, "elements")?;
         }
         Kind::Object if checks.min_properties.is_some() || checks.max_properties.is_some() => {
-            length(value.entries().count(), checks.min_properties, checks.max_properties, "fields")?;
+            length(value.fields().count(), checks.min_properties, checks.max_properties, "fields")?;
         }
         _ => {}
     }
@@ -269,7 +324,7 @@ fn check_form(ty: &Type, value: Value<'_>) -> Checked {
 
 fn is_allowed(allowed: &Allowed, value: Value<'_>) -> bool {
     match value.kind() {
-        Kind::String => allowed.texts.iter().any(|text| text == value.as_str()),
+        Kind::String => allowed.texts.iter().any(|text| text.as_bytes() == value.as_bytes()),
         Kind::Array | Kind::Object => false,
         kind => allowed.others.iter().any(|scalar| match (scalar, kind) {
             (Scalar::Null, Kind::Null) => true,
@@ -338,7 +393,7 @@ pub fn storable(shape: &Shape, value: Value<'_>) -> Checked {
         Type::Decimal { precision, scale } if as_decimal(value, *precision, *scale).is_none() => {
             overflow(value, &format!("DECIMAL({precision},{scale})"))
         }
-        Type::Timestamp { variants, .. } => match parse_timestamp(value.as_str(), *variants) {
+        Type::Timestamp { variants, .. } => match parse_timestamp_bytes(value.as_bytes(), *variants) {
             Instant::At(_) => Ok(()),
             _ => Err(Refusal::new(RejectCode::InvalidTimestamp, format!("{} is {}", shown(value), unstorable(*variants)))),
         },

@@ -72,6 +72,8 @@ pub struct Shape {
     pub ty: Type,
     pub nullable: bool,
     pub checks: Checks,
+    /// Nothing is asserted but the type.
+    pub bare: bool,
     pub description: Option<String>,
 }
 
@@ -175,7 +177,7 @@ impl PartialEq for Object {
 }
 
 /// Slot of a property that a record does not have.
-pub const ABSENT: u32 = u32::MAX;
+pub use crate::domain::json::ABSENT;
 
 impl Object {
     pub fn new(properties: Vec<Property>, also_required: Vec<String>, closed: bool) -> Self {
@@ -196,14 +198,14 @@ impl Object {
     pub fn slots<'a>(&self, value: Value<'a>, slots: &mut [u32], mut unknown: impl FnMut(&'a str, Value<'a>)) {
         slots.fill(ABSENT);
         let mut expected = 0;
-        for (key, field) in value.entries() {
-            let predicted = self.properties.get(expected).is_some_and(|property| property.name == key);
-            match if predicted { Some(expected) } else { self.position(key) } {
+        for (key, field) in value.fields() {
+            let predicted = self.properties.get(expected).is_some_and(|property| property.name.as_bytes() == key.as_bytes());
+            match if predicted { Some(expected) } else { self.position(key.as_str()) } {
                 Some(at) => {
                     slots[at] = field.index();
                     expected = at + 1;
                 }
-                None => unknown(key, field),
+                None => unknown(key.as_str(), field),
             }
         }
     }

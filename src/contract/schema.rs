@@ -265,7 +265,7 @@ impl Compiler<'_> {
         }
         self.leave_to_rest(schema, &known);
         let description = text_of(written.get("description")).or_else(|| text_of(schema.get("description")));
-        Ok(Shape { ty, nullable, checks, description })
+        Ok(Shape { ty, nullable, bare: checks == Checks::default(), checks, description })
     }
 
     fn kinds(&self, schema: Value<'_>) -> Result<(Vec<String>, bool), Mistake> {
@@ -473,7 +473,7 @@ impl Compiler<'_> {
 }
 
 fn any_json() -> Shape {
-    Shape { ty: Type::Json { kinds: Vec::new() }, nullable: true, checks: Checks::default(), description: None }
+    Shape { ty: Type::Json { kinds: Vec::new() }, nullable: true, checks: Checks::default(), bare: true, description: None }
 }
 
 /// Tokens of a JSON Pointer.

@@ -73,6 +73,12 @@ impl Source {
         self.slot
     }
 
+    /// The version's own property that is the newest one's as it stands.
+    pub fn as_it_stands(&self) -> Option<usize> {
+        let changed = self.path.len() != 1 || self.default.is_some() || !self.casts.is_empty() || !self.moved_out.is_empty();
+        self.slot.filter(|_| !changed)
+    }
+
     pub fn resolve<'a>(&self, record: Value<'a>, slots: &[u32]) -> Result<Resolved<'a>, Refusal> {
         let found = self
             .slot

@@ -89,7 +89,14 @@ pub fn parse_date(text: &str) -> Option<Option<i32>> {
 
 /// RFC 3339 `date-time`, plus what `variants` declare. Digits beyond microseconds are cut.
 pub fn parse_timestamp(text: &str, variants: Variants) -> Instant {
-    let bytes = text.as_bytes();
+    parse_timestamp_bytes(text.as_bytes(), variants)
+}
+
+/// The same of a text's bytes.
+pub fn parse_timestamp_bytes(bytes: &[u8], variants: Variants) -> Instant {
+    if let Some(micros) = usual(bytes) {
+        return Instant::At(micros);
+    }
     if bytes.len() == 10 && variants.date {
         return match civil_date(bytes) {
             Some((year, days)) => storable(year, Some(days * MICROS_PER_DAY)),
@@ -100,6 +107,32 @@ pub fn parse_timestamp(text: &str, variants: Variants) -> Instant {
         Some((year, micros)) => storable(year, micros),
         None => Instant::Malformed,
     }
+}
+
+/// `yyyy-MM-ddTHH:mm:ss[.fff]Z` of the years 1 to 9999, which is nearly all there is; `None` says nothing about other texts.
+fn usual(bytes: &[u8]) -> Option<i64> {
+    const ZERO: &[u8; 24] = b"0000-00-00T00:00:00.000Z";
+    let (head, millis) = match bytes.len() {
+        24 => (bytes.first_chunk::<19>()?, bytes.get(19..)?),
+        20 => (bytes.first_chunk::<19>()?, b".000Z".as_slice()),
+        _ => return None,
+    };
+    let whole = head.iter().chain(if bytes.len() == 20 { &bytes[19..] } else { &[] });
+    let zero = ZERO[..19].iter().chain(&ZERO[23..]);
+    let fits = |byte: &u8, form: &u8| if *form == b'0' { byte.is_ascii_digit() } else { byte == form };
+    if !whole.zip(zero).all(|(byte, form)| fits(byte, form)) || !millis.iter().zip(&ZERO[19..]).all(|(byte, form)| fits(byte, form)) {
+        return None;
+    }
+    let digit = |byte: u8| i64::from(byte & 0xf);
+    let two = |at: usize| digit(head[at]) * 10 + digit(head[at + 1]);
+    let (year, month, day) = (two(0) * 100 + two(2), two(5), two(8));
+    let (hour, minute, second) = (two(11), two(14), two(17));
+    if year < 1 || !is_civil(year, month, day) || hour > 23 || minute > 59 || second > 59 {
+        return None;
+    }
+    let seconds = days_from_civil(year, month, day) * 86_400 + (hour * 60 + minute) * 60 + second;
+    let thousandths = digit(millis[1]) * 100 + digit(millis[2]) * 10 + digit(millis[3]);
+    Some(seconds * MICROS_PER_SECOND + thousandths * 1000)
 }
 
 fn storable(year: i64, micros: Option<i64>) -> Instant {

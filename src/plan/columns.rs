@@ -38,6 +38,9 @@ pub enum Column {
 pub struct SilverColumns {
     pub columns: Vec<Column>,
     pub schema: SchemaRef,
+    /// As rows are decoded: what is the same in all rows of a file comes as dictionaries, and the order of a record, which is made
+    /// of other columns and longer than all of them, only when it is written.
+    pub decoded: SchemaRef,
     /// Without the partition columns: what the data files hold.
     pub file_schema: SchemaRef,
     pub partition_by: Vec<String>,
@@ -95,6 +98,11 @@ impl SilverColumns {
             Column::Order => Field::new(ORDER, DataType::Utf8, true),
         };
         let fields: Vec<Field> = columns.iter().map(field).collect();
+        let decoded = columns.iter().zip(&fields).filter(|(column, _)| **column != Column::Order).map(|(column, field)| match column {
+            Column::Database | Column::SourceFile | Column::Batch => Field::new(field.name(), coded(), true),
+            _ => field.clone(),
+        });
+        let decoded = Arc::new(Schema::new(decoded.collect::<Vec<_>>()));
         let is_partition = |name: &str| job.partition_by.iter().any(|column| column == name);
         let in_file: Vec<Field> = fields.iter().filter(|field| !is_partition(field.name())).cloned().collect();
         let properties = columns.iter().enumerate().filter(|(_, column)| matches!(column, Column::Property(_))).map(|(at, _)| at).collect();
@@ -105,6 +113,7 @@ impl SilverColumns {
         Self {
             columns,
             schema: Arc::new(Schema::new(fields)),
+            decoded,
             file_schema: Arc::new(Schema::new(in_file)),
             partition_by: job.partition_by.clone(),
             key: (0..key_count).collect(),
@@ -119,6 +128,11 @@ impl SilverColumns {
     pub fn key_fields(&self) -> Fields {
         self.key.iter().map(|at| self.schema.fields()[*at].clone()).collect()
     }
+}
+
+/// Texts of which there are few.
+fn coded() -> DataType {
+    DataType::Dictionary(Box::new(DataType::Int32), Box::new(DataType::Utf8))
 }
 
 /// What is remembered of keys beside silver's rows; partitioned by `database` and `marked_on`.

@@ -1,24 +1,26 @@
 //! Rows → Parquet files in their partitions, with statistics, in bounded memory.
 //!
-//! One writer per partition is open at a time, at most `open_partitions` of them: the least recently used one is closed first.
-//! Files lie where the table will look for them and are invisible until a commit names them; those that none names are what
-//! `vacuum` removes.
+//! One writer per partition is open at a time, at most `open_partitions` of them: the least recently used one is closed first. Each
+//! is a task of its own, so that partitions are encoded side by side; [`PARTS_AHEAD`] parts may wait for it. Files lie where the
+//! table will look for them and are invisible until a commit names them; those that none names are what `vacuum` removes.
 
 use std::collections::HashMap;
 use std::num::NonZeroU64;
 use std::sync::Arc;
 
-use arrow::array::{Array, AsArray, RecordBatch, UInt32Array};
-use arrow::compute::{concat_batches, take_record_batch};
-use arrow::datatypes::{DataType, Date32Type, Schema, SchemaRef};
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, UInt32Array};
+use arrow::compute::{cast, concat_batches, take_record_batch};
+use arrow::datatypes::{DataType, Date32Type, Int32Type, Schema, SchemaRef};
+use arrow::error::ArrowError;
 use delta_kernel::expressions::Scalar;
 use delta_kernel::table_properties::DataSkippingNumIndexedCols;
 use deltalake::datafile::writer::{PartitionWriter, PartitionWriterConfig};
 use deltalake::kernel::Add;
-use futures::{StreamExt, TryStreamExt};
 use indexmap::IndexMap;
 use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::file::properties::WriterProperties;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 
 use super::{SilverError, Table};
 use crate::job;
@@ -31,8 +33,8 @@ const WRITE_BATCH_ROWS: usize = 8192;
 /// Small runs of rows are put together before they are encoded.
 const BUFFER_ROWS: usize = 8192;
 const BUFFER_BYTES: usize = 8 << 20;
-
-const CLOSED_AT_ONCE: usize = 16;
+/// Parts that wait for the task of a partition.
+const PARTS_AHEAD: usize = 2;
 
 /// Values of the partition columns, in their order.
 type Partition = Vec<Option<PartitionValue>>;
@@ -55,12 +57,18 @@ pub struct TableWriter {
     adds: Vec<Add>,
 }
 
+/// The task that writes one partition.
 struct OpenFile {
-    writer: PartitionWriter,
-    buffered: Vec<RecordBatch>,
-    buffered_rows: usize,
-    buffered_bytes: usize,
+    parts: mpsc::Sender<Part>,
+    task: JoinHandle<Result<Vec<Add>, SilverError>>,
     used: u64,
+}
+
+enum Part {
+    /// Some rows of a batch, or all of them.
+    Rows(RecordBatch, Option<UInt32Array>),
+    /// Nothing of this partition will be committed.
+    Abort,
 }
 
 impl TableWriter {
@@ -81,60 +89,75 @@ impl TableWriter {
         }
     }
 
-    fn arrow(&self, source: arrow::error::ArrowError) -> SilverError {
-        SilverError::Arrow { table: self.table.name.clone(), source }
+    /// Writes all rows. Texts may come as dictionaries.
+    pub async fn write(&mut self, rows: &RecordBatch) -> Result<(), SilverError> {
+        self.write_some(rows, 0..rows.num_rows() as u32).await
     }
 
-    pub async fn write(&mut self, rows: &RecordBatch) -> Result<(), SilverError> {
-        for (partition, positions) in self.split(rows) {
-            let part = if positions.len() == rows.num_rows() {
-                rows.clone()
-            } else {
-                take_record_batch(rows, &UInt32Array::from(positions)).map_err(|source| self.arrow(source))?
-            };
-            let in_file: Vec<usize> = (0..part.num_columns()).filter(|at| !self.partition_by.contains(at)).collect();
-            let part = part.project(&in_file).and_then(|part| RecordBatch::try_new(self.file_schema.clone(), part.columns().to_vec()));
-            let part = part.map_err(|source| self.arrow(source))?;
-            self.append(partition, part).await?;
+    /// Writes the rows at these positions.
+    pub async fn write_some(&mut self, rows: &RecordBatch, positions: impl Iterator<Item = u32>) -> Result<(), SilverError> {
+        let in_file: Vec<usize> = (0..rows.num_columns()).filter(|at| !self.partition_by.contains(at)).collect();
+        let part = rows.project(&in_file).map_err(|source| SilverError::Arrow { table: self.table.name.clone(), source })?;
+        for (partition, positions) in self.split(rows, positions) {
+            let some = (positions.len() < rows.num_rows()).then(|| UInt32Array::from(positions));
+            self.append(partition, Part::Rows(part.clone(), some)).await?;
         }
         Ok(())
     }
 
     /// Row positions by partition, in the order in which partitions appear.
-    fn split(&self, rows: &RecordBatch) -> IndexMap<Partition, Vec<u32>> {
-        let columns: Vec<_> = self.partition_by.iter().map(|at| rows.column(*at)).collect();
-        let mut parts: IndexMap<Partition, Vec<u32>> = IndexMap::new();
-        for row in 0..rows.num_rows() {
-            let partition: Partition = columns.iter().map(|column| value_at(column.as_ref(), row)).collect();
-            parts.entry(partition).or_default().push(row as u32);
+    fn split(&self, rows: &RecordBatch, positions: impl Iterator<Item = u32>) -> Vec<(Partition, Vec<u32>)> {
+        let columns: Vec<Key<'_>> = self.partition_by.iter().map(|at| Key::of(rows.column(*at))).collect();
+        let mut parts: IndexMap<Vec<i64>, Vec<u32>> = IndexMap::new();
+        let mut last: Option<(Vec<i64>, usize)> = None;
+        let mut texts: HashMap<&str, i64> = HashMap::new();
+        for row in positions {
+            let row = row as usize;
+            let at = match &last {
+                // Rows that follow each other mostly lie in one partition.
+                Some((codes, at)) if columns.iter().zip(codes).all(|(column, last)| column.code(row, &mut texts) == *last) => *at,
+                _ => {
+                    let codes: Vec<i64> = columns.iter().map(|column| column.code(row, &mut texts)).collect();
+                    let entry = parts.entry(codes.clone());
+                    let at = entry.index();
+                    entry.or_default();
+                    last = Some((codes, at));
+                    at
+                }
+            };
+            parts[at].push(row as u32);
         }
-        parts
+        let partition = |row: u32| columns.iter().map(|column| column.value(row as usize)).collect();
+        parts.into_values().map(|positions| (partition(positions[0]), positions)).collect()
     }
 
-    async fn append(&mut self, partition: Partition, rows: RecordBatch) -> Result<(), SilverError> {
+    async fn append(&mut self, partition: Partition, part: Part) -> Result<(), SilverError> {
         self.clock += 1;
         if !self.open.contains_key(&partition) {
             if self.open.len() >= self.max_open
                 && let Some(oldest) = self.open.iter().min_by_key(|(_, file)| file.used).map(|(partition, _)| partition.clone())
+                && let Some(file) = self.open.remove(&oldest)
             {
-                self.close_one(&oldest).await?;
+                let adds = self.end(file).await?;
+                self.adds.extend(adds);
             }
-            let writer = self.open_file(&partition)?;
-            self.open.insert(partition.clone(), OpenFile { writer, buffered: Vec::new(), buffered_rows: 0, buffered_bytes: 0, used: 0 });
+            let file = self.open_file(&partition)?;
+            self.open.insert(partition.clone(), file);
         }
-        let (clock, name, schema) = (self.clock, self.table.name.clone(), self.file_schema.clone());
+        let clock = self.clock;
         let Some(file) = self.open.get_mut(&partition) else { return Ok(()) };
         file.used = clock;
-        file.buffered_rows += rows.num_rows();
-        file.buffered_bytes += rows.get_array_memory_size();
-        file.buffered.push(rows);
-        if file.buffered_rows >= BUFFER_ROWS || file.buffered_bytes >= BUFFER_BYTES {
-            file.flush(&schema, &name).await?;
+        if file.parts.send(part).await.is_err()
+            && let Some(file) = self.open.remove(&partition)
+        {
+            // Its task has ended, which it only does by itself when it failed.
+            let adds = self.end(file).await?;
+            self.adds.extend(adds);
         }
         Ok(())
     }
 
-    fn open_file(&self, partition: &Partition) -> Result<PartitionWriter, SilverError> {
+    fn open_file(&self, partition: &Partition) -> Result<OpenFile, SilverError> {
         let values: IndexMap<String, Scalar> = self
             .partition_by
             .iter()
@@ -150,42 +173,163 @@ impl TableWriter {
                 (field.name().clone(), scalar)
             })
             .collect();
-        partition_writer(&self.table, self.file_schema.clone(), values, &self.settings)
+        let writer = partition_writer(&self.table, self.file_schema.clone(), values, &self.settings)?;
+        let (parts, waiting) = mpsc::channel(PARTS_AHEAD);
+        let file = Buffered { table: self.table.clone(), schema: self.file_schema.clone(), writer, parts: Vec::new(), rows: 0, bytes: 0 };
+        Ok(OpenFile { parts, task: tokio::spawn(file.run(waiting)), used: 0 })
     }
 
-    async fn close_one(&mut self, partition: &Partition) -> Result<(), SilverError> {
-        let Some(mut file) = self.open.remove(partition) else { return Ok(()) };
-        file.flush(&self.file_schema, &self.table.name).await?;
-        self.adds.extend(file.writer.close().await.map_err(|source| self.table.delta(source))?);
-        Ok(())
+    /// No more rows for it.
+    async fn end(&self, file: OpenFile) -> Result<Vec<Add>, SilverError> {
+        drop(file.parts);
+        let ended = file.task.await;
+        ended.unwrap_or_else(|error| Err(SilverError::Task { table: self.table.name.clone(), message: error.to_string() }))
     }
 
-    /// Every file written, in order of their paths' partitions. Several are closed at a time: on a bucket each takes round trips.
+    /// Every file written, in order of their paths' partitions.
     pub async fn close(mut self) -> Result<Vec<Add>, SilverError> {
         let mut open: Vec<(Partition, OpenFile)> = std::mem::take(&mut self.open).into_iter().collect();
         open.sort_by_cached_key(|(partition, _)| format!("{partition:?}"));
-        let (schema, table) = (&self.file_schema, &self.table);
-        let closing = open.into_iter().map(|(_, mut file)| async move {
-            file.flush(schema, &table.name).await?;
-            file.writer.close().await.map_err(|source| table.delta(source))
-        });
-        let mut closed = futures::stream::iter(closing).buffered(CLOSED_AT_ONCE);
-        while let Some(adds) = closed.try_next().await? {
-            self.adds.extend(adds);
+        let ended = futures::future::join_all(open.into_iter().map(|(_, file)| self.end(file))).await;
+        let mut failed = None;
+        for adds in ended {
+            match adds {
+                Ok(adds) => self.adds.extend(adds),
+                Err(error) => failed = failed.or(Some(error)),
+            }
         }
-        drop(closed);
-        Ok(self.adds)
+        match failed {
+            None => Ok(self.adds),
+            Some(error) => {
+                remove_staged(&self.table, &self.adds).await;
+                Err(error)
+            }
+        }
     }
 
     /// Gives up: nothing of this writer will be committed.
-    pub async fn abort(self) {
-        for (_, file) in self.open {
-            if let Err(error) = file.writer.abort().await {
-                tracing::warn!(table = %self.table.name, %error, "a staged file could not be given up; vacuum removes it");
+    pub async fn abort(mut self) {
+        for (_, file) in std::mem::take(&mut self.open) {
+            let _ = file.parts.send(Part::Abort).await;
+            if let Ok(adds) = self.end(file).await {
+                self.adds.extend(adds);
             }
         }
         remove_staged(&self.table, &self.adds).await;
     }
+}
+
+/// A partition column, as rows are told apart by it.
+enum Key<'r> {
+    Date(&'r arrow::array::Date32Array),
+    Text(&'r arrow::array::StringArray),
+    Coded(&'r arrow::array::Int32Array, &'r ArrayRef),
+}
+
+impl<'r> Key<'r> {
+    fn of(column: &'r ArrayRef) -> Self {
+        match (column.as_any_dictionary_opt(), column.data_type()) {
+            (Some(coded), _) => Key::Coded(coded.keys().as_primitive::<Int32Type>(), coded.values()),
+            (None, DataType::Date32) => Key::Date(column.as_primitive::<Date32Type>()),
+            (None, _) => Key::Text(column.as_string::<i32>()),
+        }
+    }
+
+    /// A number that is the same for equal values of the batch only.
+    fn code(&self, row: usize, texts: &mut HashMap<&'r str, i64>) -> i64 {
+        match self {
+            Key::Date(days) if days.is_valid(row) => days.value(row).into(),
+            Key::Coded(codes, _) if codes.is_valid(row) => codes.value(row).into(),
+            Key::Text(values) if values.is_valid(row) => {
+                let next = texts.len() as i64;
+                *texts.entry(values.value(row)).or_insert(next)
+            }
+            _ => i64::MIN,
+        }
+    }
+
+    fn value(&self, row: usize) -> Option<PartitionValue> {
+        match self {
+            Key::Date(days) => days.is_valid(row).then(|| PartitionValue::Date(days.value(row))),
+            Key::Text(texts) => texts.is_valid(row).then(|| PartitionValue::Text(texts.value(row).to_owned())),
+            Key::Coded(codes, values) => {
+                let text = |code: i32| PartitionValue::Text(values.as_string::<i32>().value(code as usize).to_owned());
+                codes.is_valid(row).then(|| text(codes.value(row)))
+            }
+        }
+    }
+}
+
+/// The rows of one partition on their way into its files.
+struct Buffered {
+    table: Table,
+    schema: SchemaRef,
+    writer: PartitionWriter,
+    parts: Vec<RecordBatch>,
+    rows: usize,
+    bytes: usize,
+}
+
+impl Buffered {
+    async fn run(mut self, mut waiting: mpsc::Receiver<Part>) -> Result<Vec<Add>, SilverError> {
+        while let Some(part) = waiting.recv().await {
+            let taken = match part {
+                Part::Rows(rows, some) => self.take(rows, some).await,
+                Part::Abort => {
+                    self.abort().await;
+                    return Ok(Vec::new());
+                }
+            };
+            if let Err(error) = taken {
+                self.abort().await;
+                return Err(error);
+            }
+        }
+        if let Err(error) = self.flush().await {
+            self.abort().await;
+            return Err(error);
+        }
+        let Self { table, writer, .. } = self;
+        writer.close().await.map_err(|source| table.delta(source))
+    }
+
+    async fn take(&mut self, rows: RecordBatch, some: Option<UInt32Array>) -> Result<(), SilverError> {
+        let rows = match some {
+            Some(positions) => take_record_batch(&rows, &positions).map_err(|source| self.arrow(source))?,
+            None => rows,
+        };
+        self.rows += rows.num_rows();
+        self.bytes += rows.get_array_memory_size();
+        self.parts.push(rows);
+        if self.rows >= BUFFER_ROWS || self.bytes >= BUFFER_BYTES { self.flush().await } else { Ok(()) }
+    }
+
+    async fn flush(&mut self) -> Result<(), SilverError> {
+        let parts = std::mem::take(&mut self.parts);
+        (self.rows, self.bytes) = (0, 0);
+        let Some(first) = parts.first() else { return Ok(()) };
+        let rows = concat_batches(&first.schema(), &parts).and_then(|rows| spelled_out(&rows, &self.schema));
+        let rows = rows.map_err(|source| self.arrow(source))?;
+        self.writer.write(&rows).await.map_err(|source| self.table.delta(source))
+    }
+
+    async fn abort(self) {
+        if let Err(error) = self.writer.abort().await {
+            tracing::warn!(table = %self.table.name, %error, "a staged file could not be given up; vacuum removes it");
+        }
+    }
+
+    fn arrow(&self, source: ArrowError) -> SilverError {
+        SilverError::Arrow { table: self.table.name.clone(), source }
+    }
+}
+
+/// Dictionaries → texts, as the schema has them.
+fn spelled_out(rows: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch, ArrowError> {
+    let columns = rows.columns().iter().zip(schema.fields());
+    let columns = columns
+        .map(|(column, field)| if column.data_type() == field.data_type() { Ok(column.clone()) } else { cast(column, field.data_type()) });
+    RecordBatch::try_new(schema.clone(), columns.collect::<Result<_, _>>()?)
 }
 
 /// Writes the files of one partition.
@@ -218,27 +362,5 @@ pub async fn remove_staged(table: &Table, adds: &[Add]) {
         if let Err(error) = table.store.delete(&add.path).await {
             tracing::warn!(table = %table.name, path = add.path, %error, "a staged file could not be removed; vacuum removes it");
         }
-    }
-}
-
-impl OpenFile {
-    async fn flush(&mut self, schema: &SchemaRef, table: &str) -> Result<(), SilverError> {
-        let rows = match std::mem::take(&mut self.buffered).as_slice() {
-            [] => return Ok(()),
-            [one] => one.clone(),
-            several => concat_batches(schema, several).map_err(|source| SilverError::Arrow { table: table.to_owned(), source })?,
-        };
-        (self.buffered_rows, self.buffered_bytes) = (0, 0);
-        self.writer.write(&rows).await.map_err(|source| SilverError::Delta { table: table.to_owned(), source: Box::new(source) })
-    }
-}
-
-fn value_at(column: &dyn Array, row: usize) -> Option<PartitionValue> {
-    if column.is_null(row) {
-        return None;
-    }
-    match column.data_type() {
-        DataType::Date32 => Some(PartitionValue::Date(column.as_primitive::<Date32Type>().value(row))),
-        _ => Some(PartitionValue::Text(column.as_string::<i32>().value(row).to_owned())),
     }
 }

@@ -8,6 +8,7 @@ mod cases;
 mod cli;
 mod container;
 mod contracts;
+mod decoding;
 mod faults;
 mod framing;
 mod generated;

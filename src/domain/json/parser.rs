@@ -187,7 +187,7 @@ impl Parser<'_, '_> {
         found
     }
 
-    fn string(&mut self) -> Step<()> {
+    pub(super) fn string(&mut self) -> Step<()> {
         let start = self.at;
         self.at += 1;
         let mut run = self.at;

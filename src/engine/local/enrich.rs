@@ -4,21 +4,18 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, BinaryArray, BooleanArray, Date32Array, Decimal128Array, Float64Array, Int32Array, Int64Array, ListArray, MapArray,
-    RecordBatch, StringArray, StructArray, TimestampMicrosecondArray,
+    ArrayRef, BinaryArray, Date32Array, DictionaryArray, Int32Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
 };
-use arrow::buffer::{NullBuffer, OffsetBuffer};
-use arrow::datatypes::DataType;
+use bytes::Bytes;
 
-use super::decode::{Decoded, Origin, Row};
-use super::validate::{Valid, Validated};
-use crate::contract::check::{as_decimal, as_long};
-use crate::contract::columns::{element, fields, key_value};
+use super::columns::Column as Values;
+use super::decode::{Origin, Verdict};
+use super::reconcile::Parts;
 use crate::contract::{Object, Type, Version};
-use crate::domain::json::{Kind, Value, write_string};
-use crate::domain::time::{Instant, MICROS_PER_DAY, civil_from_days, parse_date, parse_duration, parse_timestamp};
+use crate::domain::json::{Value, write_string};
+use crate::domain::time::{MICROS_PER_DAY, civil_from_days};
 use crate::domain::{PartitionColumn, Reject, RejectCode};
-use crate::job::{Job, UnknownFields};
+use crate::job::Job;
 use crate::plan::{BatchPlan, Column, order};
 use crate::silver::keys::RowHashes;
 
@@ -34,293 +31,174 @@ pub enum EnrichError {
 #[derive(Debug)]
 pub struct Enriched {
     pub origin: Origin,
-    /// Silver's full schema.
+    /// In the schema [`crate::plan::SilverColumns::decoded`].
     pub rows: RecordBatch,
     pub hashes: RowHashes,
     /// `order_by` values of each row; empty where records are not ordered by any.
     pub prefixes: Vec<String>,
     /// Which rows delete the row of their key.
     pub deletes: Vec<bool>,
-    /// Decoded offset, length and bytes of each row, should it still be refused.
-    pub places: Vec<(u64, bytes::Bytes)>,
-    pub versions: Vec<u32>,
+    /// Where each row's record lies in `bytes`, should it still be refused.
+    pub places: Vec<Place>,
+    pub bytes: Bytes,
+    /// Decoded offset of `bytes[0]`.
+    pub base: u64,
+    pub versions: Vec<i32>,
     pub rejects: Vec<Reject>,
     pub read: u64,
+    /// Records that were not decoded the quick way.
+    pub exact: usize,
 }
 
-pub fn enrich(validated: Validated, plan: &BatchPlan) -> Result<Enriched, EnrichError> {
-    let (validated, dates) = derive(validated, plan);
-    let Validated { decoded, rows, slots } = &validated;
-    let columns = &plan.of.columns;
-    let contract = &plan.of.contract;
-    let arrays: Vec<ArrayRef> = columns
-        .columns
-        .iter()
-        .filter(|column| **column != Column::Order)
-        .map(|column| match column {
-            Column::Property(at) => property_column(decoded, rows, slots, *at, plan),
-            other => technical_column(*other, &validated, &dates, plan),
-        })
-        .collect();
-    let order_by: Vec<ArrayRef> = columns.order_by.iter().map(|at| arrays[*at].clone()).collect();
-    let prefixes = order::prefixes(&order_by, rows.len());
-    let batch = with_order(arrays, &prefixes, &validated, plan);
-    let hashed = batch.and_then(|batch| RowHashes::of(&batch, columns).map(|hashes| (batch, hashes)));
-    let (batch, hashes) = hashed.map_err(|source| EnrichError::Columns { file: decoded.origin.file.clone(), source })?;
-    let deletes = match &plan.of.deletes {
-        Some(condition) => condition
-            .holds(&batch)
-            .map_err(|source| EnrichError::Condition { file: decoded.origin.file.clone(), source: Box::new(source) })?,
-        None => vec![false; rows.len()],
-    };
-    let place = |valid: &Valid| {
-        let Row { start, end, .. } = valid.row;
-        (decoded.base + u64::from(start), decoded.bytes.slice(start as usize..end as usize))
-    };
-    debug_assert_eq!(contract.entity, plan.of.source.entity);
-    Ok(Enriched {
-        origin: decoded.origin.clone(),
-        hashes,
-        prefixes,
-        deletes,
-        places: rows.iter().map(place).collect(),
-        versions: rows.iter().map(|valid| valid.version).collect(),
-        rejects: validated.decoded.rejects,
-        read: validated.decoded.read,
-        rows: batch,
-    })
-}
-
-/// Silver's columns; the order, which is made of others, comes last.
-fn with_order(
-    mut arrays: Vec<ArrayRef>,
-    prefixes: &[String],
-    validated: &Validated,
-    plan: &BatchPlan,
-) -> Result<RecordBatch, arrow::error::ArrowError> {
-    let columns = &plan.of.columns;
-    if columns.columns.last() == Some(&Column::Order) {
-        let origin = &validated.decoded.origin;
-        let offsets = validated.rows.iter().map(|valid| validated.decoded.offset(&valid.row));
-        arrays.push(Arc::new(order::orders(prefixes, &order::tail(&origin.object, &origin.file), offsets)));
+impl Enriched {
+    /// Decoded offset of a row's record.
+    pub fn offset(&self, row: usize) -> u64 {
+        self.base + self.places.get(row).map_or(0, |place| u64::from(place.start))
     }
-    RecordBatch::try_new(columns.schema.clone(), arrays)
+
+    pub fn raw(&self, row: usize) -> Bytes {
+        self.places.get(row).map(|place| self.bytes.slice(place.start as usize..place.end as usize)).unwrap_or_default()
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+pub struct Place {
+    pub start: u32,
+    pub end: u32,
+}
+
+/// What a row has beside its contract properties.
+#[derive(Debug, Default)]
+pub struct Technical {
+    pub dates: Vec<Dates>,
+    pub places: Vec<Place>,
+    pub versions: Vec<i32>,
+    pub rescued: Vec<Option<String>>,
 }
 
 /// Year, month, day and event date of a row.
-#[derive(Debug, Clone, Copy)]
-struct Dates {
-    year: i32,
-    month: i32,
-    day: i32,
-    event_date: Option<i32>,
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Dates {
+    pub year: i32,
+    pub month: i32,
+    pub day: i32,
+    pub event_date: Option<i32>,
 }
 
-/// Settles what reconciling left to the event time, and refuses records whose key is not there.
-fn derive(mut validated: Validated, plan: &BatchPlan) -> (Validated, Vec<Dates>) {
-    let job: &Job = &plan.of.job;
-    let columns = &plan.of.columns;
-    let properties = &plan.of.contract.latest().root.properties;
-    let mut dates = Vec::with_capacity(validated.rows.len());
-    let mut rejects = Vec::new();
-    let rows = std::mem::take(&mut validated.rows);
-    let instant = |valid: &Valid, name: &String| {
-        let at = properties.iter().position(|property| property.name == *name)?;
-        micros_of(&validated, valid, at, plan)
-    };
-    let part = |valid: &Valid, column: PartitionColumn, settled: Option<i32>| {
-        settled.or_else(|| {
-            let (year, month, day) = civil_from_days(instant(valid, job.partition(column).derive.as_ref()?)?.div_euclid(MICROS_PER_DAY));
-            Some(match column {
-                PartitionColumn::Year => year,
-                PartitionColumn::Month => month as i32,
-                _ => day as i32,
-            })
-        })
-    };
-    let kept: Vec<Valid> = rows
-        .into_iter()
-        .filter(|valid| {
-            let mut refuse = |code, path: &str, message: &str| {
-                rejects.push(validated.decoded.reject(&valid.row, code, format!("$.{path}"), message.to_owned(), Some(valid.version)));
-                false
-            };
-            let year = part(valid, PartitionColumn::Year, valid.parts.year);
-            let month = part(valid, PartitionColumn::Month, valid.parts.month);
-            let day = part(valid, PartitionColumn::Day, valid.parts.day);
-            let (year, month, day) = match (year, month, day) {
-                (Some(year), Some(month), Some(day)) => (year, month, day),
-                (None, _, _) => return refuse(RejectCode::PartitionMissing, "year", "neither path, payload nor event time has year"),
-                (_, None, _) => return refuse(RejectCode::PartitionMissing, "month", "neither path, payload nor event time has month"),
-                _ => return refuse(RejectCode::PartitionMissing, "day", "neither path, payload nor event time has day"),
-            };
-            let absent = job.key.iter().find(|name| {
-                let at = properties.iter().position(|property| property.name == **name);
-                at.is_none_or(|at| is_null(&validated, valid, at, plan))
+/// The properties by which rows are dated and told apart, as positions.
+#[derive(Debug)]
+pub struct Derivation {
+    /// Of year, month and day, where the event time may say them.
+    parts: [Option<usize>; 3],
+    key: Vec<(usize, String)>,
+    event_time: Option<usize>,
+}
+
+impl Derivation {
+    pub fn new(plan: &BatchPlan) -> Self {
+        let job: &Job = &plan.of.job;
+        let properties = &plan.of.contract.latest().root;
+        let part = |column| properties.position(job.partition(column).derive.as_ref()?);
+        Self {
+            parts: [PartitionColumn::Year, PartitionColumn::Month, PartitionColumn::Day].map(part),
+            key: job.key.iter().filter_map(|name| Some((properties.position(name)?, name.clone()))).collect(),
+            event_time: plan.of.columns.event_time,
+        }
+    }
+
+    /// Settles for the last row what reconciling left to the event time, and refuses a record whose key is not there.
+    pub fn dates(&self, parts: Parts, columns: &[Values]) -> Result<Dates, Verdict> {
+        let instant = |at: &Option<usize>| columns.get((*at)?)?.last_micros();
+        let date = |at: &Option<usize>| Some(civil_from_days(instant(at)?.div_euclid(MICROS_PER_DAY)));
+        let missing = |part: &str| Verdict {
+            code: RejectCode::PartitionMissing,
+            path: format!("$.{part}"),
+            message: format!("neither path, payload nor event time has {part}"),
+            version: None,
+        };
+        let year = parts.year.or_else(|| Some(date(&self.parts[0])?.0)).ok_or_else(|| missing("year"))?;
+        let month = parts.month.or_else(|| Some(date(&self.parts[1])?.1 as i32)).ok_or_else(|| missing("month"))?;
+        let day = parts.day.or_else(|| Some(date(&self.parts[2])?.2 as i32)).ok_or_else(|| missing("day"))?;
+        if let Some((_, name)) = self.key.iter().find(|(at, _)| columns.get(*at).is_none_or(|column| !column.last_is_valid())) {
+            return Err(Verdict {
+                code: RejectCode::KeyMissing,
+                path: format!("$.{name}"),
+                message: "a key field is absent or null".to_owned(),
+                version: None,
             });
-            if let Some(name) = absent {
-                return refuse(RejectCode::KeyMissing, name, "a key field is absent or null");
-            }
-            let event_date = columns
-                .event_time
-                .and_then(|at| micros_of(&validated, valid, at, plan))
-                .map(|micros| micros.div_euclid(MICROS_PER_DAY) as i32);
-            dates.push(Dates { year, month, day, event_date });
-            true
-        })
-        .collect();
-    validated.rows = kept;
-    validated.decoded.rejects.append(&mut rejects);
-    (validated, dates)
-}
-
-fn version_of<'p>(valid: &Valid, plan: &'p BatchPlan) -> &'p Version {
-    plan.of.contract.version(valid.version).unwrap_or_else(|| plan.of.contract.latest())
-}
-
-fn with_value<T>(validated: &Validated, valid: &Valid, at: usize, plan: &BatchPlan, read: impl FnOnce(Option<Value<'_>>) -> T) -> T {
-    let version = version_of(valid, plan);
-    let slots = validated.slots.get(valid.slots as usize..).unwrap_or_default();
-    match version.sources.get(at).map(|source| source.resolve(validated.decoded.value(&valid.row), slots)) {
-        Some(Ok(resolved)) => read(resolved.value()),
-        _ => read(None),
+        }
+        let event_date = instant(&self.event_time).map(|micros| micros.div_euclid(MICROS_PER_DAY) as i32);
+        Ok(Dates { year, month, day, event_date })
     }
 }
 
-fn micros_of(validated: &Validated, valid: &Valid, at: usize, plan: &BatchPlan) -> Option<i64> {
-    let ty = &plan.of.contract.latest().root.properties.get(at)?.shape.ty;
-    with_value(validated, valid, at, plan, |value| micros(ty, value?))
+/// What `enrich` is given of a chunk: rows as columns of the newest version's properties.
+pub struct Properties {
+    pub origin: Origin,
+    pub bytes: Bytes,
+    pub base: u64,
+    pub columns: Vec<Values>,
+    pub technical: Technical,
+    pub rejects: Vec<Reject>,
+    pub read: u64,
+    /// Records that were not decoded the quick way.
+    pub exact: usize,
 }
 
-fn is_null(validated: &Validated, valid: &Valid, at: usize, plan: &BatchPlan) -> bool {
-    with_value(validated, valid, at, plan, |value| value.is_none_or(|value| value.kind() == Kind::Null))
-}
-
-fn micros(ty: &Type, value: Value<'_>) -> Option<i64> {
-    let Type::Timestamp { variants, .. } = ty else { return None };
-    match parse_timestamp(value.as_str(), *variants) {
-        Instant::At(micros) if value.kind() == Kind::String => Some(micros),
-        _ => None,
+pub fn enrich(chunk: Properties, plan: &BatchPlan) -> Result<Enriched, EnrichError> {
+    let Properties { origin, bytes, base, columns: properties, technical, rejects, read, exact } = chunk;
+    let columns = &plan.of.columns;
+    let rows = technical.places.len();
+    let failed = |source| EnrichError::Columns { file: origin.file.clone(), source };
+    let mut properties: Vec<Option<ArrayRef>> =
+        properties.into_iter().map(|column| column.array().map(Some)).collect::<Result<_, _>>().map_err(failed)?;
+    let mut arrays: Vec<ArrayRef> = Vec::with_capacity(columns.columns.len());
+    for column in columns.columns.iter().filter(|column| **column != Column::Order) {
+        arrays.push(match column {
+            Column::Property(at) => properties.get_mut(*at).and_then(Option::take).unwrap_or_else(|| Arc::new(Int32Array::new_null(rows))),
+            other => technical_column(*other, &technical, &origin, base, plan),
+        });
     }
-}
-
-/// One property of the newest version over all rows, each read where its own version keeps it.
-fn property_column(decoded: &Decoded, rows: &[Valid], slots: &[u32], at: usize, plan: &BatchPlan) -> ArrayRef {
-    let resolved: Vec<_> = rows
-        .iter()
-        .map(|valid| {
-            let version = version_of(valid, plan);
-            let slots = slots.get(valid.slots as usize..).unwrap_or_default();
-            version.sources.get(at).and_then(|source| source.resolve(decoded.value(&valid.row), slots).ok())
-        })
-        .collect();
-    let values: Vec<Option<Value<'_>>> = resolved.iter().map(|resolved| resolved.as_ref()?.value()).collect();
-    array(&plan.of.contract.latest().root.properties[at].shape.ty, &values)
-}
-
-/// Values that [`crate::contract::check::storable`] accepted → a column.
-fn array(ty: &Type, values: &[Option<Value<'_>>]) -> ArrayRef {
-    let present = || values.iter().map(|value| value.filter(|value| value.kind() != Kind::Null));
-    match ty {
-        Type::Boolean => Arc::new(BooleanArray::from_iter(present().map(|value| match value?.kind() {
-            Kind::Bool(flag) => Some(flag),
-            _ => None,
-        }))),
-        Type::Long => Arc::new(Int64Array::from_iter(present().map(|value| as_long(value?)))),
-        Type::Double => Arc::new(Float64Array::from_iter(present().map(|value| value?.kind().as_f64()))),
-        Type::Decimal { precision, scale } => {
-            let decimals = Decimal128Array::from_iter(present().map(|value| as_decimal(value?, *precision, *scale)));
-            Arc::new(decimals.with_data_type(DataType::Decimal128(*precision, *scale)))
+    let order_by: Vec<ArrayRef> = columns.order_by.iter().map(|at| arrays[*at].clone()).collect();
+    let prefixes = order::prefixes(&order_by, rows);
+    let batch = RecordBatch::try_new(columns.decoded.clone(), arrays).map_err(failed)?;
+    let hashes = RowHashes::of(&batch, columns).map_err(failed)?;
+    let deletes = match &plan.of.deletes {
+        Some(condition) => {
+            condition.holds(&batch).map_err(|source| EnrichError::Condition { file: origin.file.clone(), source: Box::new(source) })?
         }
-        Type::Timestamp { .. } => {
-            Arc::new(TimestampMicrosecondArray::from_iter(present().map(|value| micros(ty, value?))).with_timezone("UTC"))
-        }
-        Type::Date => Arc::new(Date32Array::from_iter(present().map(|value| parse_date(value?.as_str()).flatten()))),
-        Type::Duration => Arc::new(Int64Array::from_iter(present().map(|value| parse_duration(value?.as_str())))),
-        Type::Text => Arc::new(StringArray::from_iter(present().map(|value| value.map(Value::as_str)))),
-        Type::Reference(_) => Arc::new(StringArray::from_iter(present().map(|value| {
-            let value = value?;
-            Some(if value.kind() == Kind::Object { value.get("id")?.as_str() } else { value.as_str() })
-        }))),
-        Type::Json { .. } => Arc::new(StringArray::from_iter(present().map(|value| value.map(Value::compact)))),
-        Type::Struct(object) => structs(object, &present().collect::<Vec<_>>()),
-        Type::List(item) => {
-            let present: Vec<_> = present().collect();
-            let items: Vec<Option<Value<'_>>> = present.iter().flatten().flat_map(|list| list.items().map(Some)).collect();
-            let lengths = present.iter().map(|list| list.map_or(0, |list| list.items().count()));
-            Arc::new(ListArray::new(element(item), OffsetBuffer::from_lengths(lengths), array(&item.ty, &items), Some(nulls(&present))))
-        }
-        Type::Map(inner) => maps(inner, &present().collect::<Vec<_>>()),
-    }
+        None => vec![false; rows],
+    };
+    let Technical { places, versions, .. } = technical;
+    Ok(Enriched { origin, rows: batch, hashes, prefixes, deletes, places, bytes, base, versions, rejects, read, exact })
 }
 
-fn nulls(values: &[Option<Value<'_>>]) -> NullBuffer {
-    NullBuffer::from_iter(values.iter().map(Option::is_some))
-}
-
-fn structs(object: &Object, values: &[Option<Value<'_>>]) -> ArrayRef {
-    let children = object
-        .properties
-        .iter()
-        .map(|property| {
-            let fields: Vec<_> = values.iter().map(|value| value.and_then(|value| value.get(&property.name))).collect();
-            array(&property.shape.ty, &fields)
-        })
-        .collect();
-    Arc::new(StructArray::new(fields(object), children, Some(nulls(values))))
-}
-
-fn maps(inner: &crate::contract::Shape, values: &[Option<Value<'_>>]) -> ArrayRef {
-    // Sorted by key: two objects with the same fields in another order are equal.
-    let entries: Vec<(&str, Value<'_>)> = values
-        .iter()
-        .flatten()
-        .flat_map(|map| {
-            let mut entries: Vec<_> = map.entries().collect();
-            entries.sort_by_key(|(key, _)| *key);
-            entries
-        })
-        .collect();
-    let keys: ArrayRef = Arc::new(StringArray::from_iter_values(entries.iter().map(|(key, _)| *key)));
-    let fields: Vec<_> = entries.iter().map(|(_, value)| Some(*value)).collect();
-    let lengths = values.iter().map(|map| map.map_or(0, |map| map.entries().count()));
-    let entry_field = key_value(inner);
-    let DataType::Struct(entry_fields) = entry_field.data_type().clone() else { return keys };
-    let entries = StructArray::new(entry_fields, vec![keys, array(&inner.ty, &fields)], None);
-    Arc::new(MapArray::new(entry_field, OffsetBuffer::from_lengths(lengths), entries, Some(nulls(values)), false))
-}
-
-fn technical_column(column: Column, validated: &Validated, dates: &[Dates], plan: &BatchPlan) -> ArrayRef {
-    let rows = &validated.rows;
-    let decoded = &validated.decoded;
-    let text = |text: &str| Arc::new(StringArray::from_iter_values(rows.iter().map(|_| text))) as ArrayRef;
+fn technical_column(column: Column, technical: &Technical, origin: &Origin, base: u64, plan: &BatchPlan) -> ArrayRef {
+    let Technical { dates, places, versions, rescued } = technical;
+    let rows = places.len();
+    let text = |text: &str| {
+        let once = Arc::new(StringArray::from_iter_values([text]));
+        Arc::new(DictionaryArray::new(Int32Array::from_value(0, rows), once)) as ArrayRef
+    };
+    let integers = |values: &mut dyn Iterator<Item = i32>| Arc::new(Int32Array::from_iter_values(values)) as ArrayRef;
     match column {
         Column::Database => text(&plan.of.source.database),
-        Column::SourceFile => text(&decoded.origin.file),
+        Column::SourceFile => text(&origin.file),
         Column::Batch => text(&plan.batch),
         Column::EventDate => Arc::new(Date32Array::from_iter(dates.iter().map(|dates| dates.event_date))),
-        Column::Year => Arc::new(Int32Array::from_iter_values(dates.iter().map(|dates| dates.year))),
-        Column::Month => Arc::new(Int32Array::from_iter_values(dates.iter().map(|dates| dates.month))),
-        Column::Day => Arc::new(Int32Array::from_iter_values(dates.iter().map(|dates| dates.day))),
-        Column::SourceOffset => Arc::new(Int64Array::from_iter_values(rows.iter().map(|valid| decoded.offset(&valid.row) as i64))),
-        Column::SourceLength => Arc::new(Int64Array::from_iter_values(rows.iter().map(|valid| i64::from(valid.row.end - valid.row.start)))),
-        Column::SchemaVersion => Arc::new(Int32Array::from_iter_values(rows.iter().map(|valid| valid.version as i32))),
-        Column::IngestedAt => {
-            Arc::new(TimestampMicrosecondArray::from_iter_values(rows.iter().map(|_| plan.ingested_at)).with_timezone("UTC"))
-        }
-        Column::Rescued | Column::Property(_) | Column::Order => {
-            let keep = plan.of.job.unknown_fields == UnknownFields::Rescue;
-            Arc::new(StringArray::from_iter(
-                rows.iter().map(|valid| {
-                    (keep && valid.unknown).then(|| rescued(decoded.value(&valid.row), version_of(valid, plan), plan)).flatten()
-                }),
-            ))
-        }
+        Column::Year => integers(&mut dates.iter().map(|dates| dates.year)),
+        Column::Month => integers(&mut dates.iter().map(|dates| dates.month)),
+        Column::Day => integers(&mut dates.iter().map(|dates| dates.day)),
+        Column::SourceOffset => Arc::new(Int64Array::from_iter_values(places.iter().map(|place| (base + u64::from(place.start)) as i64))),
+        Column::SourceLength => Arc::new(Int64Array::from_iter_values(places.iter().map(|place| i64::from(place.end - place.start)))),
+        Column::SchemaVersion => integers(&mut versions.iter().copied()),
+        Column::IngestedAt => Arc::new(TimestampMicrosecondArray::from_value(plan.ingested_at, rows).with_timezone("UTC")),
+        Column::Rescued | Column::Property(_) | Column::Order => Arc::new(StringArray::from_iter(rescued)),
     }
 }
 
 /// Fields that the version does not declare, as one JSON object that mirrors their places.
-fn rescued(record: Value<'_>, version: &Version, plan: &BatchPlan) -> Option<String> {
+pub fn rescued(record: Value<'_>, version: &Version, plan: &BatchPlan) -> Option<String> {
     let mut out = String::new();
     rescue_object(&version.root, record, &|key| plan.of.contract.is_reserved(key), &mut out).then_some(out)
 }

@@ -1,16 +1,19 @@
 //! The local engine: one batch from bronze objects to staged files, on this machine.
 //!
-//! [`stage`] is its seven steps in order. Objects are read ahead, a few at a time, each by a thread of its own that frames,
-//! decodes, reconciles, validates and enriches chunk by chunk; the chunks meet again in the order of the plan, where they are
-//! deduped and written. So the outcome does not depend on how many threads there are, and memory is bounded by the chunks in
-//! flight, [`CHUNKS_AHEAD`] for each object being read, and by [`READ_AHEAD_BYTES`] of objects that are being downloaded.
+//! [`stage`] is its seven steps in order. Objects are read ahead, a few at a time, each by a thread of its own that inflates and
+//! frames; every chunk of frames is decoded, reconciled, validated and enriched by whatever thread is free; the chunks meet again
+//! in the order of the plan, where they are deduped and written. So the outcome does not depend on how many threads there are, and
+//! memory is bounded by the chunks in flight, [`CHUNKS_AHEAD`] for each object being read and [`CHUNKS_A_THREAD`] that are
+//! decoded, and by [`READ_AHEAD_BYTES`] of objects that are being downloaded.
 
 pub mod codec;
+pub mod columns;
 pub mod decode;
 pub mod dedupe;
 pub mod enrich;
 pub mod frame;
 pub mod reconcile;
+pub mod rows;
 mod spool;
 pub mod validate;
 pub mod write;
@@ -27,19 +30,20 @@ use crate::plan::BatchPlan;
 use crate::silver::SilverError;
 use crate::store::{Store, StoreError};
 
-use decode::{Origin, decode};
+use decode::Origin;
 use dedupe::Dedupe;
 pub use dedupe::rebase;
-use enrich::{EnrichError, Enriched, enrich};
-use frame::{Coverage, FrameError, Framer};
-use reconcile::reconcile;
+use enrich::{EnrichError, Enriched};
+use frame::{Coverage, FrameError, Framer, Frames};
+use rows::{Program, transform};
 use spool::SpoolError;
-use validate::validate;
 use write::Writer;
 pub use write::{Example, RejectSummary, Staged, Tables};
 
 /// Chunks of one object that wait for their turn.
 const CHUNKS_AHEAD: usize = 2;
+/// Chunks for each thread that are decoded or wait for their turn.
+const CHUNKS_A_THREAD: usize = 2;
 /// Objects of a remote store that are opened before their turn, and the bytes of them that may wait in memory; more where there are
 /// many threads and large objects.
 const OBJECTS_AHEAD: usize = 32;
@@ -87,19 +91,19 @@ impl std::fmt::Debug for Progress {
     }
 }
 
-/// What the reader of an object sends on.
-enum Piece {
-    Chunk(Box<Enriched>),
+/// What the reader of an object sends on: chunks of frames, which become rows.
+enum Piece<C> {
+    Chunk(C),
     End { layout: Layout, decoded: u64, stored: u64 },
 }
 
-/// Stages a batch: frame → decode → reconcile → validate → enrich, object by object; → dedupe → write, in order.
+type Framed = Piece<(Frames, Origin)>;
+type Read = Piece<Box<Enriched>>;
+
+/// Stages a batch: frame, object by object; → decode → reconcile → validate → enrich, chunk by chunk ([`rows`]); → dedupe → write, in order.
 pub async fn stage(engine: &Engine, plan: &Arc<BatchPlan>, tables: &Tables) -> Result<Staged, StageError> {
     let mut writer = Writer::new(plan, tables);
-    let mut pieces = read_ahead(engine, plan, |frames, origin, plan| {
-        let decoded = decode(frames, origin, &plan.of.job);
-        enrich(validate(reconcile(decoded, &plan.of), &plan.of), plan)
-    });
+    let mut pieces = read_ahead(engine, plan);
     let mut dedupe = meanwhile(Dedupe::open(engine, plan, tables), &mut pieces).await?;
     while let Some(piece) = pieces.next().await {
         if let Err(error) = settle(piece, engine, &mut dedupe, &mut writer).await {
@@ -124,7 +128,7 @@ async fn meanwhile<S: futures::Stream + Unpin>(
     dedupe
 }
 
-async fn settle(piece: Result<Piece, StageError>, engine: &Engine, dedupe: &mut Dedupe, writer: &mut Writer<'_>) -> Result<(), StageError> {
+async fn settle(piece: Result<Read, StageError>, engine: &Engine, dedupe: &mut Dedupe, writer: &mut Writer<'_>) -> Result<(), StageError> {
     match piece? {
         Piece::Chunk(chunk) => writer.write(dedupe.dedupe(*chunk).await?).await,
         Piece::End { layout, decoded, stored } => {
@@ -135,27 +139,41 @@ async fn settle(piece: Result<Piece, StageError>, engine: &Engine, dedupe: &mut 
     }
 }
 
-type Transform = fn(frame::Frames, &Origin, &BatchPlan) -> Result<Enriched, EnrichError>;
 type Opened = Result<(BronzeObject, Box<dyn std::io::Read + Send>, Option<OwnedSemaphorePermit>), StageError>;
 
 /// Opens objects ahead of their turn, reads `threads` at a time and yields their pieces in the order of the plan.
 ///
 /// Bytes are budgeted and threads are given in the order of the plan, so that no object waits for one behind it.
-fn read_ahead(engine: &Engine, plan: &Arc<BatchPlan>, transform: Transform) -> Peekable<BoxStream<'static, Result<Piece, StageError>>> {
-    let (plan, chunk, threads) = (plan.clone(), engine.chunk, engine.threads.max(1));
+fn read_ahead(engine: &Engine, plan: &Arc<BatchPlan>) -> Peekable<BoxStream<'static, Result<Read, StageError>>> {
+    let (chunk, threads, program) = (engine.chunk, engine.threads.max(1), Arc::new(Program::new(plan)));
+    let framing = plan.clone();
     let readers = open_ahead(engine, plan.objects.clone()).map(move |opened| {
         let (sender, receiver) = mpsc::channel(CHUNKS_AHEAD);
-        let plan = plan.clone();
+        let plan = framing.clone();
         async move {
             // Started here, drained in order below.
-            tokio::spawn(async move { read_object(opened, plan, chunk, transform, sender).await });
+            tokio::spawn(async move { read_object(opened, plan, chunk, sender).await });
             receiver
         }
     });
-    let pieces = readers.buffered(threads).flat_map(|receiver| {
+    let framed = readers.buffered(threads).flat_map(|receiver| {
         futures::stream::unfold(receiver, |mut receiver| async move { receiver.recv().await.map(|piece| (piece, receiver)) })
     });
+    let plan = plan.clone();
+    let pieces = framed.map(move |piece| to_rows(piece, plan.clone(), program.clone())).buffered(threads * CHUNKS_A_THREAD);
     pieces.boxed().peekable()
+}
+
+/// Steps 2 to 5 for one chunk, on a thread of their own.
+async fn to_rows(piece: Result<Framed, StageError>, plan: Arc<BatchPlan>, program: Arc<Program>) -> Result<Read, StageError> {
+    let (frames, origin) = match piece? {
+        Piece::Chunk(chunk) => chunk,
+        Piece::End { layout, decoded, stored } => return Ok(Piece::End { layout, decoded, stored }),
+    };
+    let file = origin.file.to_string();
+    let rows = tokio::task::spawn_blocking(move || transform(frames, &origin, &plan, &program)).await;
+    let rows = rows.map_err(|error| StageError::Task { file, message: error.to_string() })?;
+    Ok(Piece::Chunk(Box::new(rows?)))
 }
 
 fn open_ahead(engine: &Engine, objects: Vec<BronzeObject>) -> impl futures::Stream<Item = Opened> + use<> {
@@ -177,13 +195,7 @@ fn open_ahead(engine: &Engine, objects: Vec<BronzeObject>) -> impl futures::Stre
     opened.buffered(ahead)
 }
 
-async fn read_object(
-    opened: Opened,
-    plan: Arc<BatchPlan>,
-    chunk: usize,
-    transform: Transform,
-    sender: mpsc::Sender<Result<Piece, StageError>>,
-) {
+async fn read_object(opened: Opened, plan: Arc<BatchPlan>, chunk: usize, sender: mpsc::Sender<Result<Framed, StageError>>) {
     let (object, reader, held) = match opened {
         Ok(opened) => opened,
         Err(error) => {
@@ -193,7 +205,7 @@ async fn read_object(
     };
     let (file, blocking) = (object.key.clone(), sender.clone());
     let read = tokio::task::spawn_blocking(move || {
-        if let Err(error) = frame_object(reader, &object, &plan, chunk, transform, &blocking) {
+        if let Err(error) = frame_object(reader, &object, &plan, chunk, &blocking) {
             let _ = blocking.blocking_send(Err(error));
         }
         drop(held);
@@ -203,14 +215,13 @@ async fn read_object(
     }
 }
 
-/// Step 1 and what follows it, on one thread. A receiver that is gone means that the batch was given up.
+/// Step 1, on one thread. A receiver that is gone means that the batch was given up.
 fn frame_object(
     reader: Box<dyn std::io::Read + Send>,
     object: &BronzeObject,
     plan: &BatchPlan,
     chunk: usize,
-    transform: Transform,
-    sender: &mpsc::Sender<Result<Piece, StageError>>,
+    sender: &mpsc::Sender<Result<Framed, StageError>>,
 ) -> Result<(), StageError> {
     let limits = &plan.of.job.limits;
     let failed = |file: &str| {
@@ -234,8 +245,7 @@ fn frame_object(
         let origin = Origin { object: shared.clone(), file: file.clone() };
         let mut framer = Framer::new(stream, &plan.of.job.records_at, limits.record).with_block(chunk);
         while let Some(frames) = framer.next_frames().map_err(failed(&file))? {
-            let enriched = transform(frames, &origin, plan)?;
-            if sender.blocking_send(Ok(Piece::Chunk(Box::new(enriched)))).is_err() {
+            if sender.blocking_send(Ok(Piece::Chunk((frames, origin.clone())))).is_err() {
                 return Ok(());
             }
         }

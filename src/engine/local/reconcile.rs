@@ -2,9 +2,9 @@
 //!
 //! What a record has is measured on the record, never assumed from its layout. `01` and 1 are the same month.
 
-use super::decode::Decoded;
+use super::decode::Verdict;
 use crate::domain::json::{Kind, Value};
-use crate::domain::{HIVE_DEFAULT, PartitionColumn, PathValues, Reject, RejectCode};
+use crate::domain::{HIVE_DEFAULT, PartitionColumn, PathValues, RejectCode};
 use crate::job::{Job, OnConflict, PartitionRule, Where};
 use crate::plan::SourcePlan;
 
@@ -16,34 +16,90 @@ pub struct Parts {
     pub day: Option<i32>,
 }
 
+/// What the path of an object says, read once; `None` where its records must be looked at one by one.
 #[derive(Debug)]
-pub struct Reconciled {
-    pub decoded: Decoded,
-    /// One for each row.
-    pub parts: Vec<Parts>,
+pub struct InPath {
+    /// Columns of text: whether the path speaks for them, and whether the payload is asked.
+    texts: [(bool, bool); 2],
+    /// Year, month and day: what the path says, whether the payload is asked, whether the event time may say it.
+    numbers: [(Option<i32>, bool, bool); 3],
 }
 
-pub fn reconcile(mut decoded: Decoded, plan: &SourcePlan) -> Reconciled {
-    let mut parts = Vec::with_capacity(decoded.rows.len());
-    let mut rejects: Vec<Reject> = Vec::new();
-    let rows = std::mem::take(&mut decoded.rows);
-    let kept = rows.into_iter().filter(|row| match record_parts(&decoded.origin.object.path, decoded.value(row), plan) {
-        Ok(found) => {
-            parts.push(found);
-            true
+const TEXTS: [PartitionColumn; 2] = [PartitionColumn::Database, PartitionColumn::Entity];
+const NUMBERS: [(PartitionColumn, i32); 3] = [(PartitionColumn::Year, 9999), (PartitionColumn::Month, 12), (PartitionColumn::Day, 31)];
+
+impl InPath {
+    pub fn of(path: &PathValues, plan: &SourcePlan) -> Option<Self> {
+        let job: &Job = &plan.job;
+        let text = |column: PartitionColumn| {
+            let rule = job.partition(column);
+            let in_path = path.get(column).filter(|_| rule.place != Where::Payload);
+            in_path.is_none_or(|value| value == due(column, plan)).then_some((in_path.is_some(), rule.place != Where::Path))
+        };
+        let number = |(column, most): (PartitionColumn, i32)| {
+            let rule = job.partition(column);
+            let in_path = path.get(column).filter(|_| rule.place != Where::Payload);
+            let in_path = match in_path.map(|text| digits(&unescaped(text)).filter(|number| (1..=most).contains(number))) {
+                Some(None) => return None,
+                Some(number) => number,
+                None => None,
+            };
+            Some((in_path, rule.place != Where::Path, rule.derive.is_some()))
+        };
+        let ([database, entity], [year, month, day]) = (TEXTS.map(text), NUMBERS.map(number));
+        Some(Self { texts: [database?, entity?], numbers: [year?, month?, day?] })
+    }
+
+    /// What [`reconcile`] says where path and payload agree; `None` where they do not, or one of them is odd. `get` gives the
+    /// payload's columns in the order of [`PartitionColumn::ALL`].
+    pub fn agree<'a>(&self, get: impl Fn(usize) -> Option<Value<'a>>, plan: &SourcePlan) -> Option<Parts> {
+        for (at, (in_path, asked)) in self.texts.iter().enumerate() {
+            match get(at).filter(|value| *asked && !is_absent(*value)) {
+                Some(value) if value.kind() == Kind::String && value.as_bytes() == due(TEXTS[at], plan).as_bytes() => {}
+                None if *in_path => {}
+                _ => return None,
+            }
         }
-        Err((column, code, message)) => {
-            rejects.push(decoded.reject(row, code, format!("$.{}", column.name()), message, None));
-            false
+        let mut parts = [None; 3];
+        for (at, (in_path, asked, derived)) in self.numbers.iter().enumerate() {
+            let payload = get(at + TEXTS.len()).filter(|value| *asked && !is_absent(*value));
+            parts[at] = match (in_path, payload) {
+                (Some(path), Some(payload)) => Some(quick_number(payload).filter(|number| number == path)?),
+                (Some(path), None) => Some(*path),
+                (None, Some(payload)) => Some(quick_number(payload).filter(|number| (1..=NUMBERS[at].1).contains(number))?),
+                (None, None) if *derived => None,
+                (None, None) => return None,
+            };
         }
-    });
-    let kept = kept.collect();
-    decoded.rows = kept;
-    decoded.rejects.append(&mut rejects);
-    Reconciled { decoded, parts }
+        let [year, month, day] = parts;
+        Some(Parts { year, month, day })
+    }
+}
+
+fn quick_number(value: Value<'_>) -> Option<i32> {
+    match value.kind() {
+        Kind::Int(number) => i32::try_from(number).ok(),
+        Kind::String => digits(value.as_str()),
+        _ => None,
+    }
+}
+
+/// What the source says: it decides which folder is read.
+fn due(column: PartitionColumn, plan: &SourcePlan) -> &str {
+    if column == PartitionColumn::Database { &plan.source.database } else { &plan.source.entity }
 }
 
 type Conflict = (PartitionColumn, RejectCode, String);
+
+/// Settles the columns of one record, or says which of them cannot be.
+pub fn reconcile(path: &PathValues, record: Value<'_>, plan: &SourcePlan) -> Result<Parts, Verdict> {
+    record_parts(path, record, plan).map_err(|(column, code, message)| Verdict {
+        code,
+        path: format!("$.{}", column.name()),
+        message,
+        version: None,
+    })
+}
 
 fn record_parts(path: &PathValues, record: Value<'_>, plan: &SourcePlan) -> Result<Parts, Conflict> {
     let job: &Job = &plan.job;
@@ -63,7 +119,7 @@ fn record_parts(path: &PathValues, record: Value<'_>, plan: &SourcePlan) -> Resu
 }
 
 fn is_absent(value: Value<'_>) -> bool {
-    value.kind() == Kind::Null || (value.kind() == Kind::String && value.as_str() == HIVE_DEFAULT)
+    value.kind() == Kind::Null || (value.kind() == Kind::String && value.as_bytes() == HIVE_DEFAULT.as_bytes())
 }
 
 /// Database and entity: the source decides which folder is read, so what the record says must agree with it.
@@ -74,7 +130,7 @@ fn text(
     in_payload: Option<Value<'_>>,
     plan: &SourcePlan,
 ) -> Result<(), Conflict> {
-    let due = if column == PartitionColumn::Database { &plan.source.database } else { &plan.source.entity };
+    let due = due(column, plan);
     let payload = match in_payload {
         Some(value) if value.kind() == Kind::String => Some(value.as_str()),
         Some(value) => return Err((column, RejectCode::PartitionInvalid, format!("{} is no name", value.compact()))),

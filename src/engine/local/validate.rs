@@ -1,66 +1,36 @@
 //! Step 4, validate: which contract version a record claims, whether it satisfies that schema, and whether the newest
 //! version's columns can hold it.
 
-use super::decode::{Decoded, Row};
-use super::reconcile::{Parts, Reconciled};
+use super::decode::Verdict;
 use crate::contract::check::{Checker, Refusal, storable};
 use crate::contract::{ABSENT, Contract, Version};
 use crate::domain::RejectCode;
 use crate::domain::json::{Kind, Value};
 use crate::job::UnknownFields;
-use crate::plan::{SourcePlan, path_date};
+use crate::plan::SourcePlan;
 
-/// A row that its contract accepts.
-#[derive(Debug, Clone, Copy)]
-pub struct Valid {
-    pub row: Row,
-    pub parts: Parts,
-    pub version: u32,
-    /// Where its slots begin in [`Validated::slots`].
-    pub slots: u32,
-    /// Whether it has fields that its version does not declare.
-    pub unknown: bool,
-}
-
-#[derive(Debug)]
-pub struct Validated {
-    pub decoded: Decoded,
-    pub rows: Vec<Valid>,
-    /// For each row the nodes of its version's properties.
-    pub slots: Vec<u32>,
-}
-
-pub fn validate(reconciled: Reconciled, plan: &SourcePlan) -> Validated {
-    let Reconciled { mut decoded, parts } = reconciled;
+/// A record's version, and whether it has fields that this does not declare; `slots` get the nodes of the version's properties.
+pub fn validate<'p>(record: Value<'_>, default: u32, slots: &mut Vec<u32>, plan: &'p SourcePlan) -> Result<(&'p Version, bool), Verdict> {
     let contract: &Contract = &plan.contract;
-    let refuse_unknown = plan.job.unknown_fields == UnknownFields::Quarantine;
-    let object = &decoded.origin.object;
-    let default = contract.default_version(object.layout, path_date(&object.path));
-    let mut rows = Vec::with_capacity(decoded.rows.len());
-    let mut slots = Vec::new();
-    let mut rejects = Vec::new();
-    for (row, parts) in decoded.rows.iter().zip(parts) {
-        let record = decoded.value(row);
-        let from = slots.len();
-        let outcome = version_of(record, contract, default).and_then(|version| {
-            slots.resize(from + version.root.properties.len(), ABSENT);
-            let unknown = Checker::new(contract, version, refuse_unknown).check(record, &mut slots[from..]);
-            let outcome = unknown.and_then(|unknown| fits_columns(record, &slots[from..], version, contract).map(|()| unknown));
-            outcome.map(|unknown| (version.number, unknown)).map_err(|refusal| (refusal, Some(version.number)))
-        });
-        match outcome {
-            Ok((version, unknown)) => rows.push(Valid { row: *row, parts, version, slots: from as u32, unknown }),
-            Err((refusal, version)) => {
-                slots.truncate(from);
-                rejects.push(decoded.reject(row, refusal.code, refusal.path(), refusal.message, version));
-            }
-        }
-    }
-    decoded.rejects.append(&mut rejects);
-    Validated { decoded, rows, slots }
+    let version = version_of(record, contract, default).map_err(|refusal| refused(refusal, None))?;
+    slots.clear();
+    slots.resize(version.root.properties.len(), ABSENT);
+    let checked = checker(version, plan).check(record, slots).and_then(|unknown| {
+        fits_columns(record, slots, version, contract)?;
+        Ok(unknown)
+    });
+    checked.map(|unknown| (version, unknown)).map_err(|refusal| refused(refusal, Some(version.number)))
 }
 
-fn version_of<'c>(record: Value<'_>, contract: &'c Contract, default: u32) -> Result<&'c Version, (Refusal, Option<u32>)> {
+pub fn checker<'p>(version: &'p Version, plan: &'p SourcePlan) -> Checker<'p> {
+    Checker::new(&plan.contract, version, plan.job.unknown_fields == UnknownFields::Quarantine)
+}
+
+fn refused(refusal: Refusal, version: Option<u32>) -> Verdict {
+    Verdict { code: refusal.code, path: refusal.path(), message: refusal.message, version }
+}
+
+fn version_of<'c>(record: Value<'_>, contract: &'c Contract, default: u32) -> Result<&'c Version, Refusal> {
     let field = contract.version_field.as_deref().and_then(|name| Some((name, record.get(name)?)));
     let stated = field.filter(|(_, value)| value.kind() != Kind::Null);
     let number = match stated {
@@ -75,7 +45,7 @@ fn version_of<'c>(record: Value<'_>, contract: &'c Contract, default: u32) -> Re
         let said = stated.map_or_else(|| default.to_string(), |(_, value)| value.compact());
         let refusal =
             Refusal::new(RejectCode::UnknownVersion, format!("version {said} is not in the contract, which has {}", known.join(", ")));
-        (stated.map_or(refusal.clone(), |(name, _)| refusal.inside(name)), None)
+        stated.map_or(refusal.clone(), |(name, _)| refusal.inside(name))
     })
 }
 

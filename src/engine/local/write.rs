@@ -200,8 +200,9 @@ impl<'p> Writer<'p> {
         Ok(())
     }
 
-    pub async fn silver(&mut self, rows: &RecordBatch) -> Result<(), StageError> {
-        Ok(self.silver.write(rows).await?)
+    /// The rows at these positions, in silver's full schema.
+    pub async fn silver(&mut self, rows: &RecordBatch, positions: Vec<u32>) -> Result<(), StageError> {
+        Ok(self.silver.write_some(rows, positions.into_iter()).await?)
     }
 
     pub async fn marks(&mut self, rows: &RecordBatch) -> Result<(), StageError> {

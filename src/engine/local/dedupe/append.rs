@@ -51,17 +51,18 @@ impl Append {
 
     /// `again`: the chunk's object was committed before; rows of records that are `refused` now count as gone.
     pub async fn dedupe(&mut self, chunk: Enriched, again: bool, refused: &HashSet<(String, i64)>) -> Result<Unique, SilverError> {
-        let Enriched { origin, rows, hashes, places, versions, mut rejects, read, .. } = chunk;
-        let mut held = self.table.probe(&rows, &hashes).await?;
+        let mut rejects = Vec::new();
+        let Enriched { origin, rows, hashes, versions, .. } = &chunk;
+        let mut held = self.table.probe(rows, hashes).await?;
         held.retain(|_, held| !refused.contains(&held.source));
         if rows.num_rows() > 0 {
-            self.ranges.push(KeyRanges::of(&rows, &self.columns));
+            self.ranges.push(KeyRanges::of(rows, &self.columns));
         }
         let mut keep = Vec::with_capacity(rows.num_rows());
         let mut updates = Vec::new();
-        let mut records = Records { read, ..Records::default() };
+        let mut records = Records { read: chunk.read, ..Records::default() };
         for (at, (key, content)) in hashes.keys.iter().zip(&hashes.contents).enumerate() {
-            let source = again.then(|| (&*origin.file, places[at].0));
+            let source = again.then(|| (&*origin.file, chunk.offset(at)));
             let fate = self.fate(at, *key, *content, &held, source);
             keep.push(matches!(fate, Fate::Insert | Fate::Update { .. }));
             match fate {
@@ -72,23 +73,25 @@ impl Append {
                 }
                 Fate::Duplicate => records.duplicate += 1,
                 Fate::Conflict => {
-                    let (offset, raw) = places[at].clone();
+                    let (offset, raw) = (chunk.offset(at), chunk.raw(at));
                     rejects.push(Reject {
                         code: RejectCode::KeyConflict,
                         path: "$".to_owned(),
                         message: "a record with this key and other content is already there".to_owned(),
-                        schema_version: Some(versions[at]),
+                        schema_version: Some(versions[at] as u32),
                         offset,
                         length: raw.len() as u64,
-                        found: found_in(&origin, &raw),
+                        found: found_in(origin, &raw),
                         raw,
                     });
                 }
             }
         }
-        records.quarantined = rejects.len() as u64;
         let failed = |source| SilverError::Arrow { table: "silver".to_owned(), source };
-        self.replace(&rows, &updates).map_err(failed)?;
+        self.replace(rows, &updates).map_err(failed)?;
+        let Enriched { origin, rows, rejects: earlier, .. } = chunk;
+        rejects.splice(..0, earlier);
+        records.quarantined = rejects.len() as u64;
         let rows =
             if keep.iter().all(|keep| *keep) { rows } else { filter_record_batch(&rows, &BooleanArray::from(keep)).map_err(failed)? };
         Ok(Unique { origin, rows, rejects, records })

@@ -3,8 +3,9 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, Date32Array, RecordBatch, StringArray, TimestampMicrosecondArray, UInt32Array};
-use arrow::compute::take_record_batch;
+use arrow::array::{ArrayRef, AsArray, Date32Array, RecordBatch, StringArray, TimestampMicrosecondArray};
+use arrow::datatypes::{Int64Type, Schema};
+use arrow::error::ArrowError;
 
 use super::super::enrich::Enriched;
 use super::super::spool::Spool;
@@ -13,8 +14,9 @@ use super::super::{Engine, StageError};
 use super::Unique;
 use crate::domain::Records;
 use crate::domain::time::MICROS_PER_DAY;
-use crate::plan::{BatchPlan, ORDER, marks_schema, order};
+use crate::plan::{BatchPlan, ORDER, SilverColumns, marks_schema, order};
 use crate::silver::SilverError;
+use crate::silver::keys::SOURCE;
 use crate::silver::replace::replaced_rows;
 use crate::silver::upsert::{Against, Arrivals, BatchKeys, DELETED, Extent, Fate, Present, UNCHANGED, keys_at, resolve};
 
@@ -24,24 +26,27 @@ pub struct Latest {
     threads: usize,
     keys: BatchKeys,
     spool: Spool,
+    /// For each chunk that was put aside, what its records' orders have in common.
+    tails: Vec<Arc<str>>,
 }
 
 impl Latest {
     pub fn new(engine: &Engine, plan: &Arc<BatchPlan>, tables: &Tables) -> Self {
         let spool = Spool::new(&engine.spill, plan.of.job.limits.spool);
-        Self { plan: plan.clone(), tables: tables.clone(), threads: engine.threads, keys: BatchKeys::default(), spool }
+        Self { plan: plan.clone(), tables: tables.clone(), threads: engine.threads, keys: BatchKeys::default(), spool, tails: Vec::new() }
     }
 
     pub fn put_aside(&mut self, chunk: Enriched) -> Result<Unique, StageError> {
-        let Enriched { origin, rows, hashes, prefixes, deletes, places, rejects, read, .. } = chunk;
-        let tail = order::tail(&origin.object, &origin.file);
-        let offsets = places.iter().map(|(offset, _)| *offset).collect();
+        let Enriched { origin, rows, hashes, prefixes, deletes, places, base, rejects, read, .. } = chunk;
+        let tail: Arc<str> = order::tail(&origin.object, &origin.file).into();
+        let offsets = places.iter().map(|place| base + u64::from(place.start)).collect();
         let arrivals = Arrivals { rows: &rows, hashes: &hashes, tail: &tail, prefixes, offsets, deletes };
         self.keys.add(arrivals, &self.plan.of.columns);
         let records = Records { read, quarantined: rejects.len() as u64, ..Records::default() };
         let nothing = rows.slice(0, 0);
         if rows.num_rows() > 0 {
             self.spool.push(rows)?;
+            self.tails.push(tail);
         }
         Ok(Unique { origin, rows: nothing, rejects, records })
     }
@@ -98,8 +103,8 @@ impl Latest {
         let columns = &self.plan.of.columns;
         let mut replaced = present.vanished.clone();
         let mut first = 0;
-        for rows in self.spool.read()? {
-            let rows = rows?;
+        for (rows, tail) in self.spool.read()?.zip(&self.tails) {
+            let rows = with_orders(rows?, tail, columns).map_err(arrow)?;
             let mut sorted = Sorted::default();
             for at in 0..rows.num_rows() as u32 {
                 if let Some((key, fate)) = self.keys.fate(first + at) {
@@ -108,7 +113,7 @@ impl Latest {
             }
             first += rows.num_rows() as u32;
             if !sorted.write.is_empty() {
-                writer.silver(&take_record_batch(&rows, &UInt32Array::from(sorted.write)).map_err(arrow)?).await?;
+                writer.silver(&rows, sorted.write).await?;
             }
             if !sorted.marks.is_empty() && self.tables.marks.is_some() {
                 writer.marks(&marks(&rows, &sorted.marks, &self.plan).map_err(arrow)?).await?;
@@ -147,6 +152,20 @@ impl<'p> Sorted<'p> {
             _ => {}
         }
     }
+}
+
+/// The rows with the order of each, where the table keeps it.
+fn with_orders(rows: RecordBatch, tail: &str, columns: &SilverColumns) -> Result<RecordBatch, ArrowError> {
+    let Some((at, order)) = columns.schema.column_with_name(ORDER) else { return Ok(rows) };
+    let order_by: Vec<ArrayRef> = columns.order_by.iter().map(|at| rows.column(*at).clone()).collect();
+    let offsets = rows.column_by_name(SOURCE[1]).map(|offsets| offsets.as_primitive::<Int64Type>().values().clone());
+    let offsets = offsets.iter().flatten().map(|offset| offset.cast_unsigned());
+    let orders = order::orders(&order::prefixes(&order_by, rows.num_rows()), tail, offsets);
+    let mut fields = rows.schema().fields().to_vec();
+    let mut arrays = rows.columns().to_vec();
+    fields.insert(at, Arc::new(order.clone()));
+    arrays.insert(at, Arc::new(orders));
+    RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays)
 }
 
 fn vanished(present: &Present) -> u64 {

@@ -1,0 +1,406 @@
+//! The quick parser: objects of a feed, into the same tape as the strict parser's.
+//!
+//! It accepts only what the strict parser accepts, and leaves the same nodes; whatever is unusual (damage, a number of more than
+//! 18 digits, a name that stands twice, an object of very many fields) it leaves to the strict one, which knows what to say. A
+//! feed repeats the order of its fields, so the name that followed last time is compared with the bytes before any look-up; where
+//! optional fields are left out, the few names behind it are tried too. Strings are searched eight bytes at a time. The bytes
+//! are known to be UTF-8.
+
+use std::collections::HashMap;
+
+use super::parser::Parser;
+use super::{ABSENT, IN_SOURCE, Kind, Node, Tape};
+
+/// Optional fields in a row that may be missing before a name must be looked up.
+const SKIPPED: usize = 4;
+/// Objects within a record that have more fields are left to the strict parser, and so are records with more unknown ones.
+const FIELDS: usize = 48;
+/// Digits that always fit in 64 bits.
+const DIGITS: usize = 18;
+const DEPTH: usize = 64;
+
+/// The names that are looked for in an object, and what usually follows them.
+#[derive(Debug, Clone)]
+pub struct Names {
+    /// In quotes, as they stand in a record.
+    quoted: Vec<Box<[u8]>>,
+    index: HashMap<Box<str>, u32>,
+    /// For each name the one that followed; at the end, the first of an object.
+    follows: Vec<u32>,
+}
+
+impl Names {
+    pub fn new<'n>(names: impl IntoIterator<Item = &'n str>) -> Self {
+        let mut index: HashMap<Box<str>, u32> = HashMap::new();
+        let mut quoted: Vec<Box<[u8]>> = Vec::new();
+        for name in names {
+            if !index.contains_key(name) {
+                index.insert(name.into(), quoted.len() as u32);
+                quoted.push(format!("\"{name}\"").into_bytes().into());
+            }
+        }
+        // As if they came in the order given, until a record shows another one.
+        let follows = (1..=quoted.len() as u32).chain([0]).collect();
+        Self { quoted, index, follows }
+    }
+
+    pub fn len(&self) -> usize {
+        self.quoted.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.quoted.is_empty()
+    }
+
+    pub fn position(&self, name: &str) -> Option<usize> {
+        self.index.get(name).map(|at| *at as usize)
+    }
+
+    /// The name that the bytes begin with, if it is one of those that may follow.
+    fn predicted(&self, previous: usize, bytes: &[u8]) -> Option<usize> {
+        let mut at = previous;
+        for _ in 0..SKIPPED {
+            at = *self.follows.get(at)? as usize;
+            if bytes.starts_with(self.quoted.get(at)?) {
+                return Some(at);
+            }
+        }
+        None
+    }
+}
+
+/// What was found in an object.
+#[derive(Debug, Clone, Copy)]
+pub struct Found {
+    pub root: u32,
+    /// Whether it has fields of other names.
+    pub unknown: bool,
+}
+
+impl Tape {
+    /// Parses `source[range]`, which is UTF-8, as one object, and writes the node of each name's value to `slots`.
+    /// `None` leaves the tape as it was; the strict parser is to be asked.
+    pub fn parse_quick(
+        &mut self,
+        source: &[u8],
+        range: std::ops::Range<usize>,
+        max_depth: usize,
+        names: &mut Names,
+        slots: &mut [u32],
+    ) -> Option<Found> {
+        slots.fill(ABSENT);
+        let bytes = source.get(..range.end)?;
+        let (nodes, text) = (self.nodes.len(), self.text.len());
+        let mut quick = Quick { tape: self, bytes, at: range.start, max_depth: max_depth.min(DEPTH) };
+        let unknown = quick.record(names, slots).filter(|_| quick.at == bytes.len());
+        if unknown.is_none() {
+            self.nodes.truncate(nodes);
+            self.text.truncate(text);
+        }
+        unknown.map(|unknown| Found { root: nodes as u32, unknown })
+    }
+
+    /// Forgets all documents.
+    pub fn clear(&mut self) {
+        self.nodes.clear();
+        self.text.clear();
+    }
+}
+
+struct Quick<'t, 'b> {
+    tape: &'t mut Tape,
+    bytes: &'b [u8],
+    at: usize,
+    max_depth: usize,
+}
+
+impl Quick<'_, '_> {
+    /// Whether the record has unknown fields.
+    fn record(&mut self, names: &mut Names, slots: &mut [u32]) -> Option<bool> {
+        let root = self.open(Kind::Object, 0)?;
+        let mut unknown: Vec<u32> = Vec::new();
+        let mut previous = names.len();
+        let mut more = self.first(b'}')?;
+        while more {
+            let key = self.tape.nodes.len() as u32;
+            let known = match names.predicted(previous, self.bytes.get(self.at..)?) {
+                Some(name) => {
+                    let start = self.at;
+                    self.at += names.quoted[name].len();
+                    self.push(Kind::String, start, IN_SOURCE);
+                    Some(name)
+                }
+                None => {
+                    self.string()?;
+                    let name = names.position(self.tape.value(self.bytes, key).as_str());
+                    if let Some(name) = name {
+                        names.follows[previous] = name as u32;
+                    }
+                    name
+                }
+            };
+            self.colon()?;
+            let slot = match known {
+                Some(name) => {
+                    previous = name;
+                    Some(slots.get_mut(name)?)
+                }
+                None => {
+                    self.unlike(&unknown, key)?;
+                    unknown.push(key);
+                    None
+                }
+            };
+            if let Some(slot) = slot {
+                if *slot != ABSENT {
+                    return None;
+                }
+                *slot = key + 1;
+            }
+            self.value(1)?;
+            more = self.next(b'}')?;
+        }
+        self.close(root);
+        Some(!unknown.is_empty())
+    }
+
+    /// A name that is not among these.
+    fn unlike(&self, others: &[u32], key: u32) -> Option<()> {
+        if others.len() >= FIELDS {
+            return None;
+        }
+        let text = |node: u32| self.tape.value(self.bytes, node).as_bytes();
+        let name = text(key);
+        others.iter().all(|other| text(*other) != name).then_some(())
+    }
+
+    fn open(&mut self, kind: Kind, depth: usize) -> Option<usize> {
+        let bracket = if kind == Kind::Object { b'{' } else { b'[' };
+        if depth >= self.max_depth || *self.bytes.get(self.at)? != bracket {
+            return None;
+        }
+        let node = self.tape.nodes.len();
+        let start = self.at;
+        self.at += 1;
+        self.push(kind, start, IN_SOURCE);
+        Some(node)
+    }
+
+    fn close(&mut self, node: usize) {
+        let next = self.tape.nodes.len() as u32;
+        if let Some(node) = self.tape.nodes.get_mut(node) {
+            node.end = self.at as u32;
+            node.next = next;
+        }
+    }
+
+    /// Behind an opening bracket: whether something is in there.
+    fn first(&mut self, closing: u8) -> Option<bool> {
+        if self.token()? == closing {
+            self.at += 1;
+            return Some(false);
+        }
+        Some(true)
+    }
+
+    /// Behind an element: whether another one follows.
+    fn next(&mut self, closing: u8) -> Option<bool> {
+        let byte = self.token()?;
+        self.at += 1;
+        if byte == b',' {
+            self.token()?;
+            return Some(true);
+        }
+        (byte == closing).then_some(false)
+    }
+
+    fn colon(&mut self) -> Option<()> {
+        if self.token()? != b':' {
+            return None;
+        }
+        self.at += 1;
+        self.token().map(|_| ())
+    }
+
+    /// The next byte that is no white space.
+    fn token(&mut self) -> Option<u8> {
+        loop {
+            let byte = *self.bytes.get(self.at)?;
+            if !matches!(byte, b' ' | b'\t' | b'\n' | b'\r') {
+                return Some(byte);
+            }
+            self.at += 1;
+        }
+    }
+
+    fn value(&mut self, depth: usize) -> Option<()> {
+        match *self.bytes.get(self.at)? {
+            b'"' => self.string(),
+            b'{' => self.object(depth),
+            b'[' => self.array(depth),
+            b't' => self.literal(b"true", Kind::Bool(true)),
+            b'f' => self.literal(b"false", Kind::Bool(false)),
+            b'n' => self.literal(b"null", Kind::Null),
+            _ => self.number(),
+        }
+    }
+
+    fn object(&mut self, depth: usize) -> Option<()> {
+        let object = self.open(Kind::Object, depth)?;
+        let mut more = self.first(b'}')?;
+        let mut fields = 0;
+        while more {
+            let key = self.tape.nodes.len() as u32;
+            if *self.bytes.get(self.at)? != b'"' {
+                return None;
+            }
+            self.string()?;
+            if fields > 0 {
+                self.differs(object as u32, key, fields)?;
+            }
+            fields += 1;
+            self.colon()?;
+            self.value(depth + 1)?;
+            more = self.next(b'}')?;
+        }
+        self.close(object);
+        Some(())
+    }
+
+    /// A name that its object, which is still open, does not have yet.
+    fn differs(&self, object: u32, key: u32, fields: usize) -> Option<()> {
+        if fields >= FIELDS {
+            return None;
+        }
+        let text = |node: u32| self.tape.value(self.bytes, node).as_bytes();
+        let name = text(key);
+        let mut other = object + 1;
+        while other < key {
+            if text(other) == name {
+                return None;
+            }
+            other = self.tape.nodes.get(other as usize + 1)?.next;
+        }
+        Some(())
+    }
+
+    fn array(&mut self, depth: usize) -> Option<()> {
+        let array = self.open(Kind::Array, depth)?;
+        let mut more = self.first(b']')?;
+        while more {
+            self.value(depth + 1)?;
+            more = self.next(b']')?;
+        }
+        self.close(array);
+        Some(())
+    }
+
+    fn literal(&mut self, word: &[u8], kind: Kind) -> Option<()> {
+        if !self.bytes.get(self.at..)?.starts_with(word) {
+            return None;
+        }
+        let start = self.at;
+        self.at += word.len();
+        self.push(kind, start, IN_SOURCE);
+        Some(())
+    }
+
+    fn number(&mut self) -> Option<()> {
+        let start = self.at;
+        let negative = self.bytes.get(start) == Some(&b'-');
+        self.at += usize::from(negative);
+        let first = self.at;
+        let number = self.digits()?;
+        let digits = self.at - first;
+        if digits > DIGITS || (digits > 1 && self.bytes.get(first) == Some(&b'0')) {
+            return None;
+        }
+        let kind = match self.bytes.get(self.at) {
+            Some(b'.' | b'e' | b'E') => self.fraction(start)?,
+            _ if negative && number == 0 => Kind::Float(-0.0),
+            _ => Kind::Int(if negative { -number } else { number }),
+        };
+        self.push(kind, start, IN_SOURCE);
+        Some(())
+    }
+
+    /// At least one digit; their value is of no use where they are more than [`DIGITS`].
+    fn digits(&mut self) -> Option<i64> {
+        let start = self.at;
+        let mut number = 0_i64;
+        while let Some(digit) = self.bytes.get(self.at).map(|byte| byte.wrapping_sub(b'0')).filter(|digit| *digit < 10) {
+            number = number.wrapping_mul(10).wrapping_add(i64::from(digit));
+            self.at += 1;
+        }
+        (self.at > start).then_some(number)
+    }
+
+    fn fraction(&mut self, start: usize) -> Option<Kind> {
+        if self.bytes.get(self.at) == Some(&b'.') {
+            self.at += 1;
+            self.digits()?;
+        }
+        if matches!(self.bytes.get(self.at), Some(b'e' | b'E')) {
+            self.at += 1;
+            self.at += usize::from(matches!(self.bytes.get(self.at), Some(b'+' | b'-')));
+            self.digits()?;
+        }
+        let text = std::str::from_utf8(self.bytes.get(start..self.at)?).ok()?;
+        text.parse::<f64>().ok().filter(|float| float.is_finite()).map(Kind::Float)
+    }
+
+    fn string(&mut self) -> Option<()> {
+        let start = self.at;
+        if *self.bytes.get(start)? != b'"' {
+            return None;
+        }
+        let end = self.special(start + 1)?;
+        match self.bytes[end] {
+            b'"' => {
+                self.at = end + 1;
+                self.push(Kind::String, start, IN_SOURCE);
+                Some(())
+            }
+            b'\\' => self.escaped(start),
+            _ => None,
+        }
+    }
+
+    /// The next quote, backslash or control character.
+    fn special(&self, from: usize) -> Option<usize> {
+        let mut at = from;
+        while let Some(eight) = self.bytes.get(at..).and_then(<[u8]>::first_chunk::<8>) {
+            let found = specials(u64::from_le_bytes(*eight));
+            if found != 0 {
+                return Some(at + found.trailing_zeros() as usize / 8);
+            }
+            at += 8;
+        }
+        let rest = self.bytes.get(at..)?;
+        rest.iter().position(|byte| matches!(byte, b'"' | b'\\' | 0..=0x1f)).map(|found| at + found)
+    }
+
+    /// Escapes are the strict parser's.
+    fn escaped(&mut self, start: usize) -> Option<()> {
+        // What it was in when it last gave up is none of this record's business.
+        self.tape.stack.clear();
+        let mut strict = Parser { tape: self.tape, bytes: self.bytes, base: start, at: start, max_depth: 0, soft: None };
+        let read = strict.string().is_ok() && strict.soft.is_none();
+        self.at = strict.at;
+        read.then_some(())
+    }
+
+    fn push(&mut self, kind: Kind, start: usize, text: (u32, u32)) {
+        let next = self.tape.nodes.len() as u32 + 1;
+        self.tape.nodes.push(Node { kind, start: start as u32, end: self.at as u32, next, text });
+    }
+}
+
+/// The high bit of each byte that is a quote, a backslash or a control character; only the lowest one set is to be trusted.
+fn specials(eight: u64) -> u64 {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    const HIGH: u64 = 0x8080_8080_8080_8080;
+    let zero = |bytes: u64| bytes.wrapping_sub(ONES) & !bytes;
+    let control = eight.wrapping_sub(ONES * 0x20) & !eight;
+    (zero(eight ^ (ONES * u64::from(b'"'))) | zero(eight ^ (ONES * u64::from(b'\\'))) | control) & HIGH
+}

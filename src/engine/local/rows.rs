@@ -1,0 +1,301 @@
+//! Steps 2 to 5 for the records of one chunk, one record after the other.
+//!
+//! Nearly every record is sound, and of those nearly every one spells its fields in the order of the one before. So each is first
+//! tried the quick way: parsed into a tape of its own that stays in the cache, looked up by names that were put together when
+//! the batch began ([`Program`]), checked and appended to the columns in one go. Where anything is unusual what was appended is
+//! taken back, and the record goes the exact way, step by step, which also knows what is wrong. The exact way decides; the quick
+//! one may only say what that would say. A property test holds it to this.
+
+use std::ops::Range;
+
+use bytes::Bytes;
+
+use super::columns::Column;
+use super::decode::{self, Origin, Place, Verdict};
+use super::enrich::{self, Dates, Derivation, EnrichError, Enriched, Properties, Technical, enrich, rescued};
+use super::frame::Frames;
+use super::reconcile::{InPath, Parts, reconcile};
+use super::validate::{checker, validate};
+use crate::contract::{ABSENT, Type, Version};
+use crate::domain::json::{Kind, Names, Tape, Value};
+use crate::domain::{PartitionColumn, Reject};
+use crate::job::UnknownFields;
+use crate::plan::{BatchPlan, path_date};
+
+/// Rows that room is made for at once.
+const ROWS: usize = 4096;
+/// A field that makes a record of an API's answer suspicious.
+const ENVELOPE: &str = "jsonrpc";
+
+/// What a batch's records are looked up by.
+#[derive(Debug)]
+pub struct Program {
+    names: Names,
+    /// Names of the partition columns, in the order of [`PartitionColumn::ALL`].
+    partition: [Option<usize>; 5],
+    version_field: Option<usize>,
+    envelope: Option<usize>,
+    versions: Vec<Spelling>,
+    derivation: Derivation,
+    /// Whether records are tried the quick way.
+    quick: bool,
+}
+
+/// How a version spells the contract's properties.
+#[derive(Debug)]
+struct Spelling {
+    number: u32,
+    /// For each of its properties its name.
+    names: Vec<usize>,
+    /// For each of its properties whether its texts are looked at by nobody else.
+    forms: Vec<bool>,
+    /// Names of other versions, which are unknown to it.
+    foreign: Vec<usize>,
+    /// For each of the newest version's properties: its own one, where that is stored as it stands.
+    as_they_stand: Vec<Option<usize>>,
+}
+
+impl Program {
+    pub fn new(plan: &BatchPlan) -> Self {
+        let contract = &plan.of.contract;
+        let properties = contract.versions().flat_map(|version| version.root.properties.iter().map(|property| property.name.as_str()));
+        let envelope = (!plan.of.job.records_at.is_empty()).then_some(ENVELOPE);
+        let reserved = PartitionColumn::ALL.map(PartitionColumn::name);
+        let names = Names::new(properties.chain(reserved).chain(contract.version_field.as_deref()).chain(envelope));
+        let spelling = |version: &Version| Spelling::new(version, &names, plan);
+        Self {
+            partition: reserved.map(|name| names.position(name)),
+            version_field: contract.version_field.as_deref().and_then(|name| names.position(name)),
+            envelope: envelope.and_then(|name| names.position(name)),
+            versions: contract.versions().map(spelling).collect(),
+            derivation: Derivation::new(plan),
+            names,
+            quick: true,
+        }
+    }
+
+    /// The exact way only: what the quick one is measured by.
+    #[must_use]
+    pub fn exactly(self) -> Self {
+        Self { quick: false, ..self }
+    }
+}
+
+impl Spelling {
+    fn new(version: &Version, names: &Names, plan: &BatchPlan) -> Self {
+        let contract = &plan.of.contract;
+        let own: Vec<usize> = version.root.properties.iter().filter_map(|property| names.position(&property.name)).collect();
+        let as_they_stand: Vec<Option<usize>> = version.sources.iter().map(crate::contract::Source::as_it_stands).collect();
+        let newest: Vec<&Type> = contract.latest().root.properties.iter().map(|property| &property.shape.ty).collect();
+        let stored =
+            |at: usize| as_they_stand.iter().zip(&newest).any(|(own, ty)| *own == Some(at) && version.root.properties[at].shape.ty == **ty);
+        let foreign = contract.versions().flat_map(|other| &other.root.properties).map(|property| property.name.as_str());
+        let foreign = foreign.filter(|name| version.root.position(name).is_none() && !contract.is_reserved(name));
+        Self {
+            number: version.number,
+            forms: (0..own.len()).map(|at| !stored(at)).collect(),
+            foreign: foreign.filter_map(|name| names.position(name)).collect(),
+            names: own,
+            as_they_stand,
+        }
+    }
+}
+
+/// Frames of one stream → rows.
+pub fn transform(frames: Frames, origin: &Origin, plan: &BatchPlan, program: &Program) -> Result<Enriched, EnrichError> {
+    let Frames { bytes, base, records, refused } = frames;
+    let mut rows = Rows::new(origin, &bytes, base, plan, program);
+    rows.read = (records.len() + refused.len()) as u64;
+    rows.rejects.extend(refused.into_iter().map(|refused| decode::refuse(refused, origin)));
+    for range in records {
+        rows.take(range);
+    }
+    enrich(rows.finish(), plan)
+}
+
+struct Rows<'c> {
+    plan: &'c BatchPlan,
+    program: &'c Program,
+    origin: &'c Origin,
+    bytes: &'c Bytes,
+    base: u64,
+    /// All of the chunk is UTF-8.
+    utf8: bool,
+    /// `None` sends every record the exact way.
+    in_path: Option<InPath>,
+    default_version: u32,
+    tape: Tape,
+    names: Names,
+    /// Nodes by name, and by property of the record's version.
+    by_name: Vec<u32>,
+    slots: Vec<u32>,
+    columns: Vec<Column>,
+    technical: Technical,
+    rejects: Vec<Reject>,
+    read: u64,
+    /// Records that went the exact way.
+    exact: usize,
+}
+
+/// What is known of a record whose properties are in the columns.
+struct Taken {
+    version: u32,
+    dates: Dates,
+    rescued: Option<String>,
+}
+
+impl<'c> Rows<'c> {
+    fn new(origin: &'c Origin, bytes: &'c Bytes, base: u64, plan: &'c BatchPlan, program: &'c Program) -> Self {
+        let contract = &plan.of.contract;
+        let object = &origin.object;
+        Self {
+            plan,
+            program,
+            origin,
+            bytes,
+            base,
+            utf8: std::str::from_utf8(bytes).is_ok(),
+            in_path: if program.quick { InPath::of(&object.path, &plan.of) } else { None },
+            default_version: contract.default_version(object.layout, path_date(&object.path)),
+            tape: Tape::new(),
+            names: program.names.clone(),
+            by_name: vec![ABSENT; program.names.len()],
+            slots: Vec::new(),
+            columns: contract.latest().root.properties.iter().map(|property| Column::new(&property.shape.ty, ROWS)).collect(),
+            technical: Technical::default(),
+            rejects: Vec::new(),
+            read: 0,
+            exact: 0,
+        }
+    }
+
+    fn take(&mut self, range: Range<usize>) {
+        let rows = self.technical.places.len();
+        let place = enrich::Place { start: range.start as u32, end: range.end as u32 };
+        let taken = match self.quick(range.clone()) {
+            Some(taken) => Ok(taken),
+            None => {
+                self.truncate(rows);
+                self.exact += 1;
+                self.exact(range)
+            }
+        };
+        match taken {
+            Ok(taken) => {
+                self.technical.places.push(place);
+                self.technical.versions.push(taken.version as i32);
+                self.technical.dates.push(taken.dates);
+                self.technical.rescued.push(taken.rescued);
+            }
+            Err(reject) => {
+                self.truncate(rows);
+                self.rejects.push(*reject);
+            }
+        }
+    }
+
+    fn truncate(&mut self, rows: usize) {
+        self.columns.iter_mut().for_each(|column| column.truncate(rows));
+    }
+
+    /// A sound record of the usual form; `None` says nothing about others.
+    fn quick(&mut self, range: Range<usize>) -> Option<Taken> {
+        let in_path = self.in_path.as_ref()?;
+        if !self.utf8 && std::str::from_utf8(self.bytes.get(range.clone())?).is_err() {
+            return None;
+        }
+        self.tape.clear();
+        let nesting = self.plan.of.job.limits.nesting;
+        let found = self.tape.parse_quick(self.bytes, range, nesting, &mut self.names, &mut self.by_name)?;
+        let record = self.tape.value(self.bytes, found.root);
+        let by_name = &self.by_name;
+        let named = |name: Option<usize>| by_name.get(name?).filter(|node| **node != ABSENT).map(|node| record.sibling(*node));
+        if named(self.program.envelope).is_some() {
+            return None;
+        }
+        let parts = in_path.agree(|column| named(self.program.partition[column]), &self.plan.of)?;
+        let number = match named(self.program.version_field).map(Value::kind) {
+            None | Some(Kind::Null) => self.default_version,
+            Some(Kind::Int(number)) => u32::try_from(number).ok()?,
+            Some(_) => return None,
+        };
+        let spelling = self.program.versions.iter().find(|spelling| spelling.number == number)?;
+        let version = self.plan.of.contract.version(number)?;
+        let checker = checker(version, &self.plan.of);
+        let mut unknown = found.unknown || spelling.foreign.iter().any(|name| by_name[*name] != ABSENT);
+        if unknown && checker.refuses_unknown(&version.root) {
+            return None;
+        }
+        self.slots.clear();
+        self.slots.extend(spelling.names.iter().map(|name| by_name[*name]));
+        for ((property, node), forms) in version.root.properties.iter().zip(&self.slots).zip(&spelling.forms) {
+            let sound = match *node {
+                ABSENT => !property.required,
+                node => checker.accepts(&property.shape, record.sibling(node), *forms, &mut unknown),
+            };
+            if !sound {
+                return None;
+            }
+        }
+        let required = version.root.also_required.iter().all(|name| record.get(name).is_some());
+        if !required || (version.rest.is_some() && !checker.accepts_rest(record)) {
+            return None;
+        }
+        for ((column, own), source) in self.columns.iter_mut().zip(&spelling.as_they_stand).zip(&version.sources) {
+            let whole = match own {
+                Some(at) => column.push(self.slots.get(*at).filter(|node| **node != ABSENT).map(|node| record.sibling(*node))),
+                None => column.push(source.resolve(record, &self.slots).ok()?.value()),
+            };
+            if !whole {
+                return None;
+            }
+        }
+        let dates = self.program.derivation.dates(parts, &self.columns).ok()?;
+        Some(Taken { version: number, dates, rescued: rescue(unknown, record, version, self.plan) })
+    }
+
+    fn exact(&mut self, range: Range<usize>) -> Result<Taken, Box<Reject>> {
+        let (origin, bytes, plan) = (self.origin, self.bytes, self.plan);
+        let place = Place { origin, bytes, base: self.base, range: range.clone() };
+        self.tape.clear();
+        let root = decode::decode(&mut self.tape, bytes, range, &plan.of.job).map_err(|verdict| Box::new(place.reject(verdict, None)))?;
+        let record = self.tape.value(bytes, root);
+        let judged = judge(record, self.default_version, &mut self.slots, origin, plan).and_then(|(parts, version, unknown)| {
+            for (column, source) in self.columns.iter_mut().zip(&version.sources) {
+                // What cannot be held is null: the steps before have refused what must not be.
+                let _ = match source.resolve(record, &self.slots) {
+                    Ok(resolved) => column.push(resolved.value()),
+                    Err(_) => column.push(None),
+                };
+            }
+            let dates = self.program.derivation.dates(parts, &self.columns);
+            let dates = dates.map_err(|verdict| Verdict { version: Some(version.number), ..verdict })?;
+            Ok(Taken { version: version.number, dates, rescued: rescue(unknown, record, version, plan) })
+        });
+        judged.map_err(|verdict| Box::new(place.reject(verdict, Some(record))))
+    }
+
+    fn finish(self) -> Properties {
+        let Self { origin, bytes, base, columns, technical, rejects, read, exact, .. } = self;
+        Properties { origin: origin.clone(), bytes: bytes.clone(), base, columns, technical, rejects, read, exact }
+    }
+}
+
+/// The steps between decoding and enriching.
+fn judge<'p>(
+    record: Value<'_>,
+    default_version: u32,
+    slots: &mut Vec<u32>,
+    origin: &Origin,
+    plan: &'p BatchPlan,
+) -> Result<(Parts, &'p Version, bool), Verdict> {
+    decode::form(record, &plan.of.job)?;
+    let parts = reconcile(&origin.object.path, record, &plan.of)?;
+    let (version, unknown) = validate(record, default_version, slots, &plan.of)?;
+    Ok((parts, version, unknown))
+}
+
+fn rescue(unknown: bool, record: Value<'_>, version: &Version, plan: &BatchPlan) -> Option<String> {
+    let keep = unknown && plan.of.job.unknown_fields == UnknownFields::Rescue;
+    if keep { rescued(record, version, plan) } else { None }
+}

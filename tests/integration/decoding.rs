@@ -1,0 +1,196 @@
+//! The quick way of decoding against the exact one: whatever the bytes are, both make the same rows and the same refusals.
+
+use std::collections::BTreeMap;
+use std::io::Cursor;
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use silversmith::bronze::path_values;
+use silversmith::contract::Contract;
+use silversmith::domain::{BronzeObject, Layout};
+use silversmith::engine::local::codec;
+use silversmith::engine::local::decode::Origin;
+use silversmith::engine::local::frame::{Framer, Frames};
+use silversmith::engine::local::rows::{Program, transform};
+use silversmith::job::Job;
+use silversmith::plan::{BatchPlan, SourcePlan};
+
+use crate::support::{Random, generate, root};
+
+const ENTITIES: [&str; 7] = ["FaultData", "Trip", "Device", "Diagnostic", "User", "StatusData", "LogRecord"];
+/// Bytes and pieces that break records in every way.
+const PIECES: [&str; 34] = [
+    "\"",
+    "\\",
+    "{",
+    "}",
+    "[",
+    "]",
+    ",",
+    ":",
+    "null",
+    "true",
+    "-",
+    "0",
+    "1e5",
+    "1e400",
+    "9223372036854775808",
+    "-0",
+    "1.5",
+    "01",
+    " ",
+    "\n",
+    "\t",
+    "\\u00e9",
+    "\\ud83d",
+    "\\n",
+    "é",
+    "\u{0}",
+    "2024-02-30T00:00:00Z",
+    "2024-06-30T23:59:60Z",
+    "id",
+    "\"year\":2023,",
+    "\"schemaVersion\":1,",
+    "\"schemaVersion\":\"2\",",
+    "__HIVE_DEFAULT_PARTITION__",
+    "\"extra\":{\"a\":[1,{\"b\":null}]},",
+];
+
+fn plan(entity: &str, unknown: &str, folder: &Path) -> BatchPlan {
+    let text = std::fs::read_to_string(root().join(format!("jobs/{entity}.yaml"))).unwrap();
+    std::fs::write(folder.join(format!("{entity}.yaml")), format!("{text}\nunknown_fields: {unknown}\n")).unwrap();
+    let job = Arc::new(Job::load(folder, entity).unwrap());
+    let contract = Arc::new(Contract::load(&root().join("schemas"), entity).unwrap());
+    let of = SourcePlan::new(job.source("de").unwrap(), job, contract).unwrap();
+    BatchPlan { of, batch: "b".to_owned(), ingested_at: 0, objects: Vec::new(), again: BTreeMap::default(), extent: None }
+}
+
+/// The records of an object as the framer cuts them.
+fn records(bytes: Vec<u8>) -> Vec<Vec<u8>> {
+    let length = bytes.len() as u64;
+    let mut streams = codec::open(Box::new(Cursor::new(bytes)), length, u64::MAX / 2, 1 << 20).unwrap();
+    let mut framer = Framer::new(streams.remove(0), &[], 1 << 24);
+    let mut records = Vec::new();
+    while let Some(frames) = framer.next_frames().unwrap() {
+        records.extend(frames.records.iter().map(|range| frames.bytes[range.clone()].to_vec()));
+    }
+    records
+}
+
+fn spoil(record: &mut Vec<u8>, random: &mut Random) {
+    let at = random.below(record.len() + 1);
+    match random.below(6) {
+        0 => {
+            record.splice(at..at, random.pick(&PIECES).bytes());
+        }
+        1 => {
+            let end = (at + random.below(12)).min(record.len());
+            record.splice(at..end, random.pick(&PIECES).bytes());
+        }
+        2 => record.truncate(at),
+        3 if at < record.len() => record[at] = random.below(256) as u8,
+        // A value of another kind, or another field in its place.
+        4 => {
+            if let Some(colon) = record.iter().skip(at).position(|byte| *byte == b':').map(|found| at + found + 1) {
+                let end = record[colon..].iter().position(|byte| b",}".contains(byte)).map_or(record.len(), |found| colon + found);
+                record.splice(colon..end, random.pick(&PIECES).bytes());
+            }
+        }
+        _ => {
+            let (from, to) = (random.below(record.len() + 1), random.below(record.len() + 1));
+            let piece = record[from.min(to)..from.max(to)].to_vec();
+            record.splice(at..at, piece);
+        }
+    }
+}
+
+fn chunk(records: &[Vec<u8>], base: u64) -> Frames {
+    let mut bytes = Vec::new();
+    let mut ranges = Vec::new();
+    for record in records {
+        let start = bytes.len();
+        bytes.extend_from_slice(record);
+        ranges.push(start..bytes.len());
+        bytes.push(b'\n');
+    }
+    Frames { bytes: Bytes::from(bytes), base, records: ranges, refused: Vec::new() }
+}
+
+/// How many of the records went the quick way and were sound, and how many went the other.
+fn compare(records: &[Vec<u8>], key: &str, layout: Layout, plan: &BatchPlan) -> (usize, usize) {
+    let object = BronzeObject { key: key.to_owned(), version: String::new(), size: 0, layout, path: path_values(key) };
+    let origin = Origin { object: Arc::new(object), file: key.into() };
+    let quick = transform(chunk(records, 77), &origin, plan, &Program::new(plan)).unwrap();
+    let exact = transform(chunk(records, 77), &origin, plan, &Program::new(plan).exactly()).unwrap();
+    let shown = || String::from_utf8_lossy(&records.join(&b'\n')).into_owned();
+    assert_eq!(quick.rejects, exact.rejects, "{}", shown());
+    assert_eq!(quick.rows, exact.rows, "{}", shown());
+    assert_eq!((&quick.versions, &quick.deletes, &quick.prefixes), (&exact.versions, &exact.deletes, &exact.prefixes));
+    assert_eq!((quick.hashes.keys, quick.hashes.contents), (exact.hashes.keys, exact.hashes.contents));
+    assert_eq!(quick.read, records.len() as u64);
+    assert_eq!(exact.exact, records.len());
+    (records.len() - quick.exact, quick.exact)
+}
+
+fn campaign(rounds: usize, random: &mut Random) {
+    let folder = tempfile::tempdir().unwrap();
+    let bronze = folder.path().join("bronze");
+    let seed = random.below(1 << 30).to_string();
+    let made =
+        ["--entities", "all", "--countries", "de", "--records", "300", "--codec", "plain", "--object-bytes", "16KiB", "--seed", &seed];
+    generate(&bronze, &[&made[..], &["--mess", "0.05", "--unknown-fields", "0.1", "--shuffled-keys", "0.2"]].concat());
+    let (mut quick, mut exact) = (0, 0);
+    for entity in ENTITIES {
+        let plans: Vec<BatchPlan> = ["rescue", "quarantine", "ignore"].iter().map(|unknown| plan(entity, unknown, folder.path())).collect();
+        for (key, layout) in objects(&bronze, entity) {
+            let clean = records(std::fs::read(bronze.join(&key)).unwrap());
+            for plan in &plans {
+                let (q, e) = compare(&clean, &key, layout, plan);
+                (quick, exact) = (quick + q, exact + e);
+            }
+            for _ in 0..rounds {
+                let mut spoilt = clean.clone();
+                for record in &mut spoilt {
+                    for _ in 0..random.below(3) {
+                        spoil(record, random);
+                    }
+                }
+                compare(&spoilt, &key, layout, random.pick(&plans));
+            }
+        }
+    }
+    eprintln!("undamaged: {quick} records the quick way, {exact} the exact way");
+    assert!(quick > 4 * exact, "the quick way is not taken: {quick} to {exact}");
+}
+
+/// Objects of an entity, as keys below bronze.
+fn objects(bronze: &Path, entity: &str) -> Vec<(String, Layout)> {
+    let mut found = Vec::new();
+    let mut folders = vec![bronze.join(format!("database=fleetdb_de/entity={entity}"))];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let key = path.strip_prefix(bronze).unwrap().to_str().unwrap().to_owned();
+            let layout = if key.contains("/month=") { Layout::Firehose } else { Layout::YearRoot };
+            found.push((key, layout));
+        }
+    }
+    found.sort_by(|a, b| a.0.cmp(&b.0));
+    found
+}
+
+#[test]
+fn the_quick_way_says_what_the_exact_one_says() {
+    let mut random = Random::new("decoding");
+    campaign(4, &mut random);
+    let soak = std::env::var("ETL_SOAK_DECODING_MINUTES").ok().and_then(|minutes| minutes.parse().ok());
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(60 * soak.unwrap_or(0_u64));
+    while std::time::Instant::now() < until {
+        campaign(20, &mut random);
+    }
+}

@@ -7,7 +7,7 @@
 use std::cmp::Ordering;
 use std::fmt::Write;
 
-use arrow::array::{Array, ArrayRef, AsArray, StringArray};
+use arrow::array::{Array, ArrayRef, AsArray, StringArray, StringBuilder};
 use arrow::datatypes::{DataType, Date32Type, Int64Type, TimestampMicrosecondType};
 
 use super::{path_date, stamp_in_name};
@@ -102,5 +102,29 @@ pub fn date_text(days: i32) -> String {
 
 /// Orders as a column.
 pub fn orders(prefixes: &[String], tail: &str, offsets: impl Iterator<Item = u64>) -> StringArray {
-    StringArray::from_iter_values(prefixes.iter().zip(offsets).map(|(prefix, offset)| order_text(prefix, tail, offset)))
+    let each = tail.len() + SEPARATOR.len_utf8() + OFFSET_DIGITS;
+    let mut texts = StringBuilder::with_capacity(prefixes.len(), prefixes.iter().map(|prefix| prefix.len() + each).sum());
+    let mut text = String::new();
+    for (prefix, offset) in prefixes.iter().zip(offsets) {
+        text.clear();
+        text.push_str(prefix);
+        text.push_str(tail);
+        text.push(SEPARATOR);
+        push_offset(offset, &mut text);
+        texts.append_value(&text);
+    }
+    texts.finish()
+}
+
+/// The offset in [`OFFSET_DIGITS`] digits.
+fn push_offset(mut offset: u64, text: &mut String) {
+    let mut digits = [b'0'; OFFSET_DIGITS];
+    for digit in digits.iter_mut().rev() {
+        *digit = b'0' + (offset % 10) as u8;
+        offset /= 10;
+        if offset == 0 {
+            break;
+        }
+    }
+    text.extend(digits.into_iter().map(char::from));
 }

@@ -5,11 +5,12 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, RecordBatch, RecordBatchOptions, new_null_array};
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions, StringArray, new_null_array};
+use arrow::buffer::{BooleanBuffer, NullBuffer, ScalarBuffer};
 use arrow::compute::cast;
-use arrow::datatypes::{Fields, Schema};
+use arrow::datatypes::{DataType, Fields, Schema};
 use arrow::error::ArrowError;
-use arrow::row::{RowConverter, SortField};
+use arrow::row::{RowConverter, Rows, SortField};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
@@ -178,15 +179,83 @@ impl Hasher for AsIs {
     }
 }
 
-/// 128-bit hashes of rows. They live only within a run: nothing stored depends on how Arrow encodes rows.
+/// 128-bit hashes of rows. They live only within a run: nothing stored depends on how they are made.
 pub fn row_hashes(columns: &[ArrayRef]) -> Result<Vec<u128>, ArrowError> {
-    // The usual key is one text, which is its own encoding.
+    // The usual key is one text.
     if let [only] = columns
         && let Some(texts) = only.as_string_opt::<i32>()
     {
         return Ok(texts.iter().map(|text| text.map_or(0, |text| xxh3_128(text.as_bytes()))).collect());
     }
-    let converter = RowConverter::new(columns.iter().map(|array| SortField::new(array.data_type().clone())).collect())?;
-    let encoded = converter.convert_columns(columns)?;
-    Ok(encoded.iter().map(|row| xxh3_128(row.as_ref())).collect())
+    let cells = columns.iter().map(Cells::of).collect::<Result<Vec<_>, _>>()?;
+    let mut row_text = Vec::new();
+    let rows = columns.first().map_or(0, arrow::array::Array::len);
+    let hash = |row| {
+        row_text.clear();
+        for cells in &cells {
+            cells.write(row, &mut row_text);
+        }
+        xxh3_128(&row_text)
+    };
+    Ok((0..rows).map(hash).collect())
+}
+
+/// A column's values as bytes that no other values have: in texts the length comes first, numbers have a fixed width.
+struct Cells {
+    nulls: Option<NullBuffer>,
+    values: Values,
+}
+
+enum Values {
+    Text(StringArray),
+    Flag(BooleanBuffer),
+    Narrow(ScalarBuffer<i32>),
+    Wide(ScalarBuffer<i64>),
+    /// Decimals and what is nested, as Arrow encodes rows.
+    Other(Rows),
+}
+
+impl Cells {
+    fn of(column: &ArrayRef) -> Result<Self, ArrowError> {
+        let data = column.to_data();
+        let numbers = |at: usize| data.buffers().get(at).cloned().unwrap_or_default();
+        let values = match column.data_type() {
+            DataType::Utf8 => Values::Text(column.as_string().clone()),
+            DataType::Boolean => Values::Flag(column.as_boolean().values().clone()),
+            DataType::Int32 | DataType::Date32 => Values::Narrow(ScalarBuffer::new(numbers(0), data.offset(), data.len())),
+            DataType::Int64 | DataType::Timestamp(..) | DataType::Float64 => {
+                Values::Wide(ScalarBuffer::new(numbers(0), data.offset(), data.len()))
+            }
+            other => {
+                let converter = RowConverter::new(vec![SortField::new(other.clone())])?;
+                Values::Other(converter.convert_columns(std::slice::from_ref(column))?)
+            }
+        };
+        Ok(Self { nulls: column.nulls().cloned(), values })
+    }
+
+    fn write(&self, row: usize, out: &mut Vec<u8>) {
+        if self.nulls.as_ref().is_some_and(|nulls| nulls.is_null(row)) {
+            out.push(0);
+            return;
+        }
+        let mut sized = |bytes: &[u8]| {
+            out.push(1);
+            out.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
+            out.extend_from_slice(bytes);
+        };
+        match &self.values {
+            Values::Text(texts) => sized(texts.value(row).as_bytes()),
+            Values::Other(rows) => sized(rows.row(row).as_ref()),
+            Values::Flag(flags) => out.push(2 + u8::from(flags.value(row))),
+            Values::Narrow(numbers) => {
+                out.push(1);
+                out.extend_from_slice(&numbers[row].to_le_bytes());
+            }
+            Values::Wide(numbers) => {
+                out.push(1);
+                out.extend_from_slice(&numbers[row].to_le_bytes());
+            }
+        }
+    }
 }

@@ -1,7 +1,8 @@
 //! Rows → Parquet files in their partitions, with statistics, in bounded memory.
 //!
 //! One writer per partition is open at a time, at most `open_partitions` of them: the least recently used one is closed first. Each
-//! is a task of its own, so that partitions are encoded side by side; [`PARTS_AHEAD`] parts may wait for it. Files lie where the
+//! is a task of its own, so that partitions are encoded side by side, also where rows come partition by partition: [`PARTS_AHEAD`]
+//! parts may wait for their tasks. Files lie where the
 //! table will look for them and are invisible until a commit names them; those that none names are what `vacuum` removes.
 
 use std::collections::HashMap;
@@ -19,7 +20,7 @@ use deltalake::kernel::Add;
 use indexmap::IndexMap;
 use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::file::properties::WriterProperties;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinHandle;
 
 use super::{SilverError, Table};
@@ -33,8 +34,10 @@ const WRITE_BATCH_ROWS: usize = 8192;
 /// Small runs of rows are put together before they are encoded.
 const BUFFER_ROWS: usize = 8192;
 const BUFFER_BYTES: usize = 8 << 20;
-/// Parts that wait for the task of a partition.
-const PARTS_AHEAD: usize = 2;
+/// Rows that are worth a call of the encoder.
+const PART_ROWS: usize = 512;
+/// Parts that wait for the tasks of all partitions; each keeps the batch that it is of in memory.
+const PARTS_AHEAD: usize = 48;
 
 /// Values of the partition columns, in their order.
 type Partition = Vec<Option<PartitionValue>>;
@@ -53,20 +56,24 @@ pub struct TableWriter {
     settings: job::Table,
     max_open: usize,
     open: HashMap<Partition, OpenFile>,
+    ahead: Arc<Semaphore>,
     clock: u64,
     adds: Vec<Add>,
 }
 
 /// The task that writes one partition.
 struct OpenFile {
-    parts: mpsc::Sender<Part>,
+    parts: mpsc::UnboundedSender<(Part, Option<OwnedSemaphorePermit>)>,
     task: JoinHandle<Result<Vec<Add>, SilverError>>,
     used: u64,
 }
 
+/// Adds to rows what was left out of them while they waited.
+pub type Complete = Arc<dyn Fn(RecordBatch) -> Result<RecordBatch, ArrowError> + Send + Sync>;
+
 enum Part {
-    /// Some rows of a batch, or all of them.
-    Rows(RecordBatch, Option<UInt32Array>),
+    /// Some rows of a batch, or all of them, and what completes them.
+    Rows(RecordBatch, Option<UInt32Array>, Option<Complete>),
     /// Nothing of this partition will be committed.
     Abort,
 }
@@ -84,6 +91,7 @@ impl TableWriter {
             settings,
             max_open: max_open.max(1),
             open: HashMap::new(),
+            ahead: Arc::new(Semaphore::new(PARTS_AHEAD)),
             clock: 0,
             adds: Vec::new(),
         }
@@ -91,16 +99,21 @@ impl TableWriter {
 
     /// Writes all rows. Texts may come as dictionaries.
     pub async fn write(&mut self, rows: &RecordBatch) -> Result<(), SilverError> {
-        self.write_some(rows, 0..rows.num_rows() as u32).await
+        self.write_some(rows, 0..rows.num_rows() as u32, None).await
     }
 
-    /// Writes the rows at these positions.
-    pub async fn write_some(&mut self, rows: &RecordBatch, positions: impl Iterator<Item = u32>) -> Result<(), SilverError> {
+    /// Writes the rows at these positions, each once it is complete.
+    pub async fn write_some(
+        &mut self,
+        rows: &RecordBatch,
+        positions: impl Iterator<Item = u32>,
+        complete: Option<&Complete>,
+    ) -> Result<(), SilverError> {
         let in_file: Vec<usize> = (0..rows.num_columns()).filter(|at| !self.partition_by.contains(at)).collect();
         let part = rows.project(&in_file).map_err(|source| SilverError::Arrow { table: self.table.name.clone(), source })?;
         for (partition, positions) in self.split(rows, positions) {
             let some = (positions.len() < rows.num_rows()).then(|| UInt32Array::from(positions));
-            self.append(partition, Part::Rows(part.clone(), some)).await?;
+            self.append(partition, Part::Rows(part.clone(), some, complete.cloned())).await?;
         }
         Ok(())
     }
@@ -147,7 +160,8 @@ impl TableWriter {
         let clock = self.clock;
         let Some(file) = self.open.get_mut(&partition) else { return Ok(()) };
         file.used = clock;
-        if file.parts.send(part).await.is_err()
+        let waits = self.ahead.clone().acquire_owned().await.ok();
+        if file.parts.send((part, waits)).is_err()
             && let Some(file) = self.open.remove(&partition)
         {
             // Its task has ended, which it only does by itself when it failed.
@@ -174,7 +188,7 @@ impl TableWriter {
             })
             .collect();
         let writer = partition_writer(&self.table, self.file_schema.clone(), values, &self.settings)?;
-        let (parts, waiting) = mpsc::channel(PARTS_AHEAD);
+        let (parts, waiting) = mpsc::unbounded_channel();
         let file = Buffered { table: self.table.clone(), schema: self.file_schema.clone(), writer, parts: Vec::new(), rows: 0, bytes: 0 };
         Ok(OpenFile { parts, task: tokio::spawn(file.run(waiting)), used: 0 })
     }
@@ -210,7 +224,7 @@ impl TableWriter {
     /// Gives up: nothing of this writer will be committed.
     pub async fn abort(mut self) {
         for (_, file) in std::mem::take(&mut self.open) {
-            let _ = file.parts.send(Part::Abort).await;
+            let _ = file.parts.send((Part::Abort, None));
             if let Ok(adds) = self.end(file).await {
                 self.adds.extend(adds);
             }
@@ -271,10 +285,10 @@ struct Buffered {
 }
 
 impl Buffered {
-    async fn run(mut self, mut waiting: mpsc::Receiver<Part>) -> Result<Vec<Add>, SilverError> {
-        while let Some(part) = waiting.recv().await {
+    async fn run(mut self, mut waiting: mpsc::UnboundedReceiver<(Part, Option<OwnedSemaphorePermit>)>) -> Result<Vec<Add>, SilverError> {
+        while let Some((part, _waited)) = waiting.recv().await {
             let taken = match part {
-                Part::Rows(rows, some) => self.take(rows, some).await,
+                Part::Rows(rows, some, complete) => self.take(rows, some, complete).await,
                 Part::Abort => {
                     self.abort().await;
                     return Ok(Vec::new());
@@ -293,9 +307,13 @@ impl Buffered {
         writer.close().await.map_err(|source| table.delta(source))
     }
 
-    async fn take(&mut self, rows: RecordBatch, some: Option<UInt32Array>) -> Result<(), SilverError> {
+    async fn take(&mut self, rows: RecordBatch, some: Option<UInt32Array>, complete: Option<Complete>) -> Result<(), SilverError> {
         let rows = match some {
             Some(positions) => take_record_batch(&rows, &positions).map_err(|source| self.arrow(source))?,
+            None => rows,
+        };
+        let rows = match complete {
+            Some(complete) => complete(rows).map_err(|source| self.arrow(source))?,
             None => rows,
         };
         self.rows += rows.num_rows();
@@ -305,12 +323,19 @@ impl Buffered {
     }
 
     async fn flush(&mut self) -> Result<(), SilverError> {
-        let parts = std::mem::take(&mut self.parts);
+        let (mut parts, mut small) = (std::mem::take(&mut self.parts).into_iter().peekable(), Vec::new());
         (self.rows, self.bytes) = (0, 0);
-        let Some(first) = parts.first() else { return Ok(()) };
-        let rows = concat_batches(&first.schema(), &parts).and_then(|rows| spelled_out(&rows, &self.schema));
-        let rows = rows.map_err(|source| self.arrow(source))?;
-        self.writer.write(&rows).await.map_err(|source| self.table.delta(source))
+        while let Some(part) = parts.next() {
+            small.push(part);
+            // Large parts are written as they are.
+            if small.iter().map(RecordBatch::num_rows).sum::<usize>() >= PART_ROWS || parts.peek().is_none() {
+                let rows = concat_batches(&small[0].schema(), &small).and_then(|rows| spelled_out(&rows, &self.schema));
+                let rows = rows.map_err(|source| self.arrow(source))?;
+                self.writer.write(&rows).await.map_err(|source| self.table.delta(source))?;
+                small.clear();
+            }
+        }
+        Ok(())
     }
 
     async fn abort(self) {

@@ -354,7 +354,7 @@ impl Quick<'_, '_> {
         if *self.bytes.get(start)? != b'"' {
             return None;
         }
-        let end = self.special(start + 1)?;
+        let end = find_special(self.bytes, start + 1)?;
         match self.bytes[end] {
             b'"' => {
                 self.at = end + 1;
@@ -364,20 +364,6 @@ impl Quick<'_, '_> {
             b'\\' => self.escaped(start),
             _ => None,
         }
-    }
-
-    /// The next quote, backslash or control character.
-    fn special(&self, from: usize) -> Option<usize> {
-        let mut at = from;
-        while let Some(eight) = self.bytes.get(at..).and_then(<[u8]>::first_chunk::<8>) {
-            let found = specials(u64::from_le_bytes(*eight));
-            if found != 0 {
-                return Some(at + found.trailing_zeros() as usize / 8);
-            }
-            at += 8;
-        }
-        let rest = self.bytes.get(at..)?;
-        rest.iter().position(|byte| matches!(byte, b'"' | b'\\' | 0..=0x1f)).map(|found| at + found)
     }
 
     /// Escapes are the strict parser's.
@@ -394,6 +380,20 @@ impl Quick<'_, '_> {
         let next = self.tape.nodes.len() as u32 + 1;
         self.tape.nodes.push(Node { kind, start: start as u32, end: self.at as u32, next, text });
     }
+}
+
+/// The next quote, backslash or control character.
+pub fn find_special(bytes: &[u8], from: usize) -> Option<usize> {
+    let mut at = from;
+    while let Some(eight) = bytes.get(at..).and_then(<[u8]>::first_chunk::<8>) {
+        let found = specials(u64::from_le_bytes(*eight));
+        if found != 0 {
+            return Some(at + found.trailing_zeros() as usize / 8);
+        }
+        at += 8;
+    }
+    let rest = bytes.get(at..)?;
+    rest.iter().position(|byte| matches!(byte, b'"' | b'\\' | 0..=0x1f)).map(|found| at + found)
 }
 
 /// The high bit of each byte that is a quote, a backslash or a control character; only the lowest one set is to be trusted.

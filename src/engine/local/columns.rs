@@ -47,7 +47,14 @@ pub struct Texts {
     ends: Vec<i32>,
 }
 
+/// Bytes of a text for which room is made.
+const USUAL_TEXT: usize = 16;
+
 impl Texts {
+    fn with_capacity(rows: usize) -> Self {
+        Self { bytes: Vec::with_capacity(rows * USUAL_TEXT), ends: Vec::with_capacity(rows + 1) }
+    }
+
     pub fn push(&mut self, text: &[u8]) {
         self.bytes.extend_from_slice(text);
         self.ends.push(self.bytes.len() as i32);
@@ -84,9 +91,9 @@ impl Column {
             Type::Timestamp { variants, .. } => Values::Timestamp { micros: Vec::with_capacity(rows), variants: *variants },
             Type::Date => Values::Date(Vec::with_capacity(rows)),
             Type::Duration => Values::Duration(Vec::with_capacity(rows)),
-            Type::Text => Values::Text(Texts::default()),
-            Type::Reference(_) => Values::Reference(Texts::default()),
-            Type::Json { .. } => Values::Json(Texts::default()),
+            Type::Text => Values::Text(Texts::with_capacity(rows)),
+            Type::Reference(_) => Values::Reference(Texts::with_capacity(rows)),
+            Type::Json { .. } => Values::Json(Texts::with_capacity(rows)),
             Type::Struct(object) => Values::Struct {
                 object: object.clone(),
                 children: object.properties.iter().map(|property| Column::new(&property.shape.ty, rows)).collect(),

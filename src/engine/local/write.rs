@@ -14,7 +14,7 @@ use crate::domain::{Layout, LayoutCount, Records, RejectCode};
 use crate::plan::{BatchPlan, marks_partition, marks_schema, quarantine_schema};
 use crate::silver::Table;
 use crate::silver::replace::{rows_where, stage_list};
-use crate::silver::write::{TableWriter, remove_staged};
+use crate::silver::write::{Complete, TableWriter, remove_staged};
 
 /// Shown beside a code in reports.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -200,9 +200,9 @@ impl<'p> Writer<'p> {
         Ok(())
     }
 
-    /// The rows at these positions, in silver's full schema.
-    pub async fn silver(&mut self, rows: &RecordBatch, positions: Vec<u32>) -> Result<(), StageError> {
-        Ok(self.silver.write_some(rows, positions.into_iter()).await?)
+    /// The rows at these positions.
+    pub async fn silver(&mut self, rows: &RecordBatch, positions: Vec<u32>, complete: &Complete) -> Result<(), StageError> {
+        Ok(self.silver.write_some(rows, positions.into_iter(), Some(complete)).await?)
     }
 
     pub async fn marks(&mut self, rows: &RecordBatch) -> Result<(), StageError> {

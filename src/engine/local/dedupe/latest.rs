@@ -3,7 +3,8 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, Date32Array, RecordBatch, StringArray, TimestampMicrosecondArray};
+use arrow::array::{ArrayRef, AsArray, Date32Array, RecordBatch, StringArray, TimestampMicrosecondArray, UInt32Array};
+use arrow::compute::take_record_batch;
 use arrow::datatypes::{Int64Type, Schema};
 use arrow::error::ArrowError;
 
@@ -19,6 +20,7 @@ use crate::silver::SilverError;
 use crate::silver::keys::SOURCE;
 use crate::silver::replace::replaced_rows;
 use crate::silver::upsert::{Against, Arrivals, BatchKeys, DELETED, Extent, Fate, Present, UNCHANGED, keys_at, resolve};
+use crate::silver::write::Complete;
 
 pub struct Latest {
     plan: Arc<BatchPlan>,
@@ -104,7 +106,7 @@ impl Latest {
         let mut replaced = present.vanished.clone();
         let mut first = 0;
         for (rows, tail) in self.spool.read()?.zip(&self.tails) {
-            let rows = with_orders(rows?, tail, columns).map_err(arrow)?;
+            let rows = rows?;
             let mut sorted = Sorted::default();
             for at in 0..rows.num_rows() as u32 {
                 if let Some((key, fate)) = self.keys.fate(first + at) {
@@ -113,10 +115,12 @@ impl Latest {
             }
             first += rows.num_rows() as u32;
             if !sorted.write.is_empty() {
-                writer.silver(&rows, sorted.write).await?;
+                let (tail, columns) = (tail.clone(), columns.clone());
+                let complete: Complete = Arc::new(move |rows| with_orders(rows, &tail, &columns));
+                writer.silver(&rows, sorted.write, &complete).await?;
             }
             if !sorted.marks.is_empty() && self.tables.marks.is_some() {
-                writer.marks(&marks(&rows, &sorted.marks, &self.plan).map_err(arrow)?).await?;
+                writer.marks(&marks(&rows, &sorted.marks, tail, &self.plan).map_err(arrow)?).await?;
             }
             if !sorted.replaced.is_empty() {
                 let at: Vec<u32> = sorted.replaced.iter().map(|(at, _, _)| *at).collect();
@@ -156,31 +160,36 @@ impl<'p> Sorted<'p> {
 
 /// The rows with the order of each, where the table keeps it.
 fn with_orders(rows: RecordBatch, tail: &str, columns: &SilverColumns) -> Result<RecordBatch, ArrowError> {
-    let Some((at, order)) = columns.schema.column_with_name(ORDER) else { return Ok(rows) };
-    let order_by: Vec<ArrayRef> = columns.order_by.iter().map(|at| rows.column(*at).clone()).collect();
-    let offsets = rows.column_by_name(SOURCE[1]).map(|offsets| offsets.as_primitive::<Int64Type>().values().clone());
-    let offsets = offsets.iter().flatten().map(|offset| offset.cast_unsigned());
-    let orders = order::orders(&order::prefixes(&order_by, rows.num_rows()), tail, offsets);
+    let Some((_, order)) = columns.schema.column_with_name(ORDER) else { return Ok(rows) };
     let mut fields = rows.schema().fields().to_vec();
     let mut arrays = rows.columns().to_vec();
-    fields.insert(at, Arc::new(order.clone()));
-    arrays.insert(at, Arc::new(orders));
+    fields.push(Arc::new(order.clone()));
+    arrays.push(Arc::new(orders(&rows, tail, columns)));
     RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays)
+}
+
+fn orders(rows: &RecordBatch, tail: &str, columns: &SilverColumns) -> StringArray {
+    let named = |at: &usize| rows.column_by_name(columns.schema.field(*at).name()).cloned();
+    let order_by: Vec<ArrayRef> = columns.order_by.iter().filter_map(named).collect();
+    let offsets = rows.column_by_name(SOURCE[1]).map(|offsets| offsets.as_primitive::<Int64Type>().values().clone());
+    let offsets = offsets.iter().flatten().map(|offset| offset.cast_unsigned());
+    order::orders(&order::prefixes(&order_by, rows.num_rows()), tail, offsets)
 }
 
 fn vanished(present: &Present) -> u64 {
     present.vanished.iter().map(|rows| rows.num_rows() as u64).sum()
 }
 
-fn marks(rows: &RecordBatch, marked: &[(u32, &'static str)], plan: &BatchPlan) -> Result<RecordBatch, arrow::error::ArrowError> {
+fn marks(rows: &RecordBatch, marked: &[(u32, &'static str)], tail: &str, plan: &BatchPlan) -> Result<RecordBatch, ArrowError> {
     let columns = &plan.of.columns;
     let at: Vec<u32> = marked.iter().map(|(at, _)| *at).collect();
     let texts = |text: &str| Arc::new(StringArray::from_iter_values(marked.iter().map(|_| text))) as ArrayRef;
-    let orders = rows.column_by_name(ORDER).map(AsArray::as_string::<i32>);
-    let mut arrays = keys_at(rows, columns, &at)?.columns().to_vec();
+    let rows = &take_record_batch(rows, &UInt32Array::from(at))?;
+    let orders = orders(rows, tail, columns);
+    let mut arrays = rows.project(&columns.key)?.columns().to_vec();
     arrays.extend([
         texts(&plan.of.source.database),
-        Arc::new(StringArray::from_iter(at.iter().map(|at| orders.map(|orders| orders.value(*at as usize))))),
+        Arc::new(orders),
         Arc::new(StringArray::from_iter_values(marked.iter().map(|(_, kind)| *kind))),
         texts(&plan.batch),
         Arc::new(TimestampMicrosecondArray::from_value(plan.ingested_at, marked.len()).with_timezone("UTC")),

@@ -11,11 +11,14 @@
 //! due has taken its successor for it); a brace here that begins a record; a brace hidden at the end of a string; the balanced
 //! end; and else the next place where a record begins. What lies before the border is framed as one range of garbage, and the decoder refuses it.
 //!
+//! A record that is whole in the buffer and has no flaw is found by [`quick`] in one go; the scan would say the same of it.
+//!
 //! Everything is decided on the decoded bytes with a look-ahead of [`LOOK_AHEAD`], never on where a block happens to end, so the
 //! frames do not depend on block sizes. Records longer than `limits.record` are streamed past with their first bytes kept.
 //! Every byte is counted once, as record, delimiter or refused: [`Coverage`].
 
 mod border;
+mod quick;
 mod scan;
 
 use std::ops::Range;
@@ -29,6 +32,7 @@ use border::{
     after_comma, array_goes_on, balance, balanced_line, begins_record, brace_ending_string, first_line_brace, is_space, leading_keys,
     line_begins, scalar, starts_empty_record,
 };
+use quick::sound_object;
 use scan::{Scan, Scanned};
 
 /// Bytes after a violation that the search for a border may look at.
@@ -226,8 +230,13 @@ impl<'j> Framer<'j> {
                 }
                 b'{' => {
                     let envelope = self.arrays.is_empty() && !self.records_at.is_empty();
-                    self.state = State::Record(Scan::new(self.at, envelope, self.record_limit));
-                    return true;
+                    match sound_object(&self.buffer, self.at, if envelope { self.records_at } else { &[] }) {
+                        Some(end) => self.record(self.at, end),
+                        None => {
+                            self.state = State::Record(Scan::new(self.at, envelope, self.record_limit));
+                            return true;
+                        }
+                    }
                 }
                 b'[' if self.arrays.is_empty() => {
                     self.arrays.push(0);
@@ -256,13 +265,7 @@ impl<'j> Framer<'j> {
 
     fn scan(&mut self, mut scan: Scan) -> bool {
         match scan.run(&self.buffer, self.records_at) {
-            Scanned::Done => {
-                if self.typical.is_none() && self.too_long.is_none() {
-                    let keys = leading_keys(&self.buffer, scan.start);
-                    self.typical = keys.map(|(first, second)| (first.to_vec(), second.to_vec()));
-                }
-                self.frame(scan.start, scan.at);
-            }
+            Scanned::Done => self.record(scan.start, scan.at),
             Scanned::Records => {
                 self.at = scan.start;
                 self.arrays.push(scan.stack.len() - 1);
@@ -282,6 +285,15 @@ impl<'j> Framer<'j> {
             },
         }
         true
+    }
+
+    /// A record without a flaw in its punctuation.
+    fn record(&mut self, start: usize, end: usize) {
+        if self.typical.is_none() && self.too_long.is_none() {
+            let keys = leading_keys(&self.buffer, start);
+            self.typical = keys.map(|(first, second)| (first.to_vec(), second.to_vec()));
+        }
+        self.frame(start, end);
     }
 
     /// What follows the records of an envelope is delimiter, up to its end or to where it is damaged.
@@ -484,8 +496,10 @@ impl<'j> Framer<'j> {
             State::Garbage { start, .. } => *start,
         };
         let keep_from = self.stream_past(open).unwrap_or(open);
-        let rest = self.buffer.split_off(keep_from);
-        let framed = std::mem::replace(&mut self.buffer, rest);
+        let mut rest = Vec::with_capacity(self.buffer.len() - keep_from + if self.ended { 0 } else { self.block });
+        rest.extend_from_slice(&self.buffer[keep_from..]);
+        let mut framed = std::mem::replace(&mut self.buffer, rest);
+        framed.truncate(keep_from);
         let base = self.base;
         self.base += keep_from as u64;
         self.at = self.at.saturating_sub(keep_from);

@@ -152,7 +152,7 @@ impl<'c> Checker<'c> {
     /// are times, dates or durations; whoever parses them anyway need not ask.
     pub fn accepts(&self, shape: &Shape, value: Value<'_>, forms: bool, unknown: &mut bool) -> bool {
         let kind = value.kind();
-        if kind == Kind::Null && shape.nullable {
+        if kind.is_null() && shape.nullable {
             return shape.bare || check_values(&shape.checks, value).is_ok();
         }
         if !accepts(&shape.ty, kind) || !(shape.bare || check_values(&shape.checks, value).is_ok()) {
@@ -161,7 +161,7 @@ impl<'c> Checker<'c> {
         match &shape.ty {
             Type::Timestamp { .. } | Type::Date | Type::Duration => !forms || check_form(&shape.ty, value).is_ok(),
             Type::Struct(object) => self.accepts_object(object, value, forms, unknown),
-            Type::Reference(object) if kind == Kind::Object => self.accepts_object(object, value, forms, unknown),
+            Type::Reference(object) if matches!(kind, Kind::Object) => self.accepts_object(object, value, forms, unknown),
             Type::Map(inner) => value.fields().all(|(_, field)| self.accepts(inner, field, forms, unknown)),
             Type::List(inner) => value.items().all(|item| self.accepts(inner, item, forms, unknown)),
             _ => true,
@@ -230,10 +230,10 @@ fn accepts(ty: &Type, kind: Kind) -> bool {
         Type::Boolean => matches!(kind, Kind::Bool(_)),
         Type::Long => kind.is_integral(),
         Type::Double | Type::Decimal { .. } => kind.as_f64().is_some(),
-        Type::Timestamp { .. } | Type::Date | Type::Text | Type::Duration => kind == Kind::String,
+        Type::Timestamp { .. } | Type::Date | Type::Text | Type::Duration => matches!(kind, Kind::String),
         Type::Reference(_) => matches!(kind, Kind::String | Kind::Object),
-        Type::Struct(_) | Type::Map(_) => kind == Kind::Object,
-        Type::List(_) => kind == Kind::Array,
+        Type::Struct(_) | Type::Map(_) => matches!(kind, Kind::Object),
+        Type::List(_) => matches!(kind, Kind::Array),
         Type::Json { kinds } => {
             kinds.is_empty()
                 || kinds.iter().any(|name| match name.as_str() {
@@ -265,7 +265,7 @@ fn check_values(checks: &Checks, value: Value<'_>) -> Checked {
     {
         return Err(Refusal::new(RejectCode::NotInEnum, format!("{} is not among the allowed values", shown(value))));
     }
-    if kind.as_f64().is_some() {
+    if kind.as_f64().is_some() && !in_simple_range(checks, kind) {
         check_range(checks, kind, value)?;
     }
     let length = |count: usize, min: Option<u64>, max: Option<u64>, unit: &str| {
@@ -292,7 +292,7 @@ fn check_values(checks: &Checks, value: Value<'_>) -> Checked {
         _ => {}
     }
     match &checks.pattern {
-        Some(pattern) if kind == Kind::String && !pattern.regex.is_match(value.as_str()) => {
+        Some(pattern) if matches!(kind, Kind::String) && !pattern.regex.is_match(value.as_str()) => {
             Err(Refusal::new(RejectCode::PatternMismatch, format!("{} does not match {}", shown(value), pattern.source)))
         }
         _ => Ok(()),
@@ -335,6 +335,22 @@ fn is_allowed(allowed: &Allowed, value: Value<'_>) -> bool {
             _ => false,
         }),
     }
+}
+
+/// An integer that lies within integers: what most numbers are and most bounds ask for.
+fn in_simple_range(checks: &Checks, kind: Kind) -> bool {
+    let Kind::Int(int) = kind else { return false };
+    let least = match checks.minimum {
+        None => i64::MIN,
+        Some(Limit::Int(least)) => least,
+        Some(Limit::Float(_)) => return false,
+    };
+    let most = match checks.maximum {
+        None => i64::MAX,
+        Some(Limit::Int(most)) => most,
+        Some(Limit::Float(_)) => return false,
+    };
+    checks.exclusive_minimum.is_none() && checks.exclusive_maximum.is_none() && (least..=most).contains(&int)
 }
 
 fn check_range(checks: &Checks, kind: Kind, value: Value<'_>) -> Checked {

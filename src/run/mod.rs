@@ -219,7 +219,7 @@ pub fn stopped_folder(silver: &Store, source: &Source) -> Store {
 pub fn tables_of(silver: &Store, job: &Job) -> Tables {
     let entity = &job.entity;
     Tables {
-        silver: Table::at(silver, entity),
+        silver: Table::at(silver, entity).keyed_by(&job.key),
         quarantine: Table::at(silver, &format!("{entity}_quarantine")),
         marks: job.upsert().map(|_| Table::at(silver, &format!("_etl/tombstones/{entity}"))),
     }

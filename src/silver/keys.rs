@@ -8,8 +8,10 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use arrow::array::{AsArray, RecordBatch};
+use arrow::array::{AsArray, RecordBatch, UInt32Array};
+use arrow::compute::take_record_batch;
 use arrow::datatypes::{Date32Type, Fields, Int64Type};
+use arrow::error::ArrowError;
 use futures::TryStreamExt;
 
 use super::file::{DataFile, HashedMap, row_hashes, select};
@@ -21,16 +23,26 @@ use crate::plan::order::date_text;
 #[derive(Debug, Clone, Default)]
 pub struct RowHashes {
     pub keys: Vec<u128>,
+    /// Empty where nobody asks for all of them.
     pub contents: Vec<u128>,
 }
 
 impl RowHashes {
-    pub fn of(rows: &RecordBatch, columns: &SilverColumns) -> Result<Self, arrow::error::ArrowError> {
-        Ok(Self { keys: hashes(rows, &columns.key)?, contents: hashes(rows, &columns.properties)? })
+    pub fn of(rows: &RecordBatch, columns: &SilverColumns) -> Result<Self, ArrowError> {
+        Ok(Self { contents: hashes(rows, &columns.properties)?, ..Self::of_keys(rows, columns)? })
+    }
+
+    pub fn of_keys(rows: &RecordBatch, columns: &SilverColumns) -> Result<Self, ArrowError> {
+        Ok(Self { keys: hashes(rows, &columns.key)?, contents: Vec::new() })
     }
 }
 
-fn hashes(rows: &RecordBatch, positions: &[usize]) -> Result<Vec<u128>, arrow::error::ArrowError> {
+/// What the rows at some positions say.
+pub fn contents_at(rows: &RecordBatch, columns: &SilverColumns, at: Vec<u32>) -> Result<Vec<u128>, ArrowError> {
+    row_hashes(take_record_batch(&rows.project(&columns.properties)?, &UInt32Array::from(at))?.columns())
+}
+
+fn hashes(rows: &RecordBatch, positions: &[usize]) -> Result<Vec<u128>, ArrowError> {
     row_hashes(&positions.iter().map(|at| rows.column(*at).clone()).collect::<Vec<_>>())
 }
 
@@ -120,13 +132,12 @@ impl TableKeys {
     }
 
     /// For each row whose key the table has: what the table holds under it.
-    pub async fn probe(&mut self, rows: &RecordBatch, hashes: &RowHashes) -> Result<HashMap<u128, Held>, SilverError> {
+    pub async fn probe(&mut self, rows: &RecordBatch, hashes: &RowHashes, ranges: &KeyRanges) -> Result<HashMap<u128, Held>, SilverError> {
         if self.files.is_empty() || rows.num_rows() == 0 {
             return Ok(HashMap::new());
         }
-        let ranges = [KeyRanges::of(rows, &self.columns)];
         for at in 0..self.files.len() {
-            if self.files[at].read.is_none() && may_hold(&self.files[at].live, &ranges) {
+            if self.files[at].read.is_none() && may_hold(&self.files[at].live, std::slice::from_ref(ranges)) {
                 self.load(at).await?;
             }
         }
@@ -240,7 +251,10 @@ impl KeyRanges {
         let dates = || rows.column_by_name("event_date")?.as_primitive_opt::<Date32Type>();
         let days = if columns.date_follows_from_key { dates() } else { None };
         let names = columns.key.iter().map(|at| columns.schema.field(*at).name().as_str());
-        Self { days: days.map(|days| days.iter().flatten().map(date_text).collect()), ..Self::of_columns(rows, names) }
+        Self {
+            days: days.map(|days| days.iter().flatten().collect::<BTreeSet<i32>>().into_iter().map(date_text).collect()),
+            ..Self::of_columns(rows, names)
+        }
     }
 }
 

@@ -45,6 +45,8 @@ pub struct LiveFile {
 #[derive(Clone)]
 pub struct Table {
     pub name: String,
+    /// The column of which no two rows have the same value, or nearly none.
+    pub(super) unique: Option<Arc<str>>,
     pub(super) store: Store,
     silver: Store,
     pub(super) log: LogStoreRef,
@@ -65,7 +67,17 @@ impl Table {
     pub fn at(silver: &Store, name: &str) -> Self {
         let store = silver.folder(name);
         let log = default_logstore(store.here(), store.root(), store.url(), &StorageConfig::default());
-        Self { name: name.to_owned(), store, silver: silver.clone(), log, seen: Arc::default(), files: Arc::default() }
+        Self { name: name.to_owned(), unique: None, store, silver: silver.clone(), log, seen: Arc::default(), files: Arc::default() }
+    }
+
+    /// Where the key is one column, files are encoded for it.
+    #[must_use]
+    pub fn keyed_by(self, key: &[String]) -> Self {
+        let unique = match key {
+            [only] => Some(only.as_str().into()),
+            _ => None,
+        };
+        Self { unique, ..self }
     }
 
     /// For programs that read or keep the table with delta-rs.

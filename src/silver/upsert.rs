@@ -6,15 +6,18 @@
 
 use std::cmp::Ordering;
 use std::collections::{HashMap, HashSet};
+use std::hash::BuildHasherDefault;
 use std::sync::Arc;
 
 use arrow::array::{Array, AsArray, RecordBatch, UInt32Array};
 use arrow::compute::take_record_batch;
 use arrow::datatypes::{DataType, Field, Fields};
 use futures::{StreamExt, TryStreamExt};
+use indexmap::IndexMap;
+use indexmap::map::Entry;
 
-use super::file::{DataFile, HashedMap, row_hashes, rows_of, select};
-use super::keys::{KeyRanges, RowHashes, SOURCE, may_hold, of_database, sources_of};
+use super::file::{AsIs, DataFile, row_hashes, rows_of, select};
+use super::keys::{KeyRanges, SOURCE, may_hold, of_database, sources_of};
 use super::replace::replaced_rows;
 use super::{LiveFile, SilverError, Table};
 use crate::plan::order::{self, compare, order_text};
@@ -44,20 +47,18 @@ pub enum Fate {
 /// The latest record of one key.
 #[derive(Debug)]
 struct Latest {
+    offset: u64,
     /// Its row's number in the batch.
     row: u32,
-    content: u128,
-    prefix: Box<str>,
     file: u32,
-    offset: u64,
     deletes: bool,
     fate: Fate,
 }
 
 /// Rows of one stream of a batch, as told apart.
 pub struct Arrivals<'a> {
-    pub rows: &'a RecordBatch,
-    pub hashes: &'a RowHashes,
+    pub keys: &'a [u128],
+    pub ranges: KeyRanges,
     /// Order of the stream's records but for their own parts.
     pub tail: &'a str,
     pub prefixes: Vec<String>,
@@ -68,8 +69,9 @@ pub struct Arrivals<'a> {
 /// The keys of a batch and the latest record of each.
 #[derive(Debug, Default)]
 pub struct BatchKeys {
-    index: HashedMap<u32>,
-    latest: Vec<Latest>,
+    latest: IndexMap<u128, Latest, BuildHasherDefault<AsIs>>,
+    /// The `order_by` values of each key's latest record; empty where records are ordered by none.
+    prefixes: Vec<Box<str>>,
     tails: Vec<Box<str>>,
     ranges: Vec<KeyRanges>,
     /// For each row of the batch its key.
@@ -77,36 +79,55 @@ pub struct BatchKeys {
 }
 
 impl BatchKeys {
-    pub fn add(&mut self, arrivals: Arrivals<'_>, columns: &SilverColumns) {
-        if arrivals.rows.num_rows() == 0 {
+    pub fn add(&mut self, arrivals: Arrivals<'_>) {
+        if arrivals.keys.is_empty() {
             return;
         }
         if self.tails.last().is_none_or(|tail| **tail != *arrivals.tail) {
             self.tails.push(arrivals.tail.into());
         }
         let file = self.tails.len() as u32 - 1;
-        self.ranges.push(KeyRanges::of(arrivals.rows, columns));
+        self.ranges.push(arrivals.ranges);
         let records = arrivals.prefixes.into_iter().zip(arrivals.offsets).zip(arrivals.deletes);
-        for (((prefix, offset), deletes), (key, content)) in records.zip(arrivals.hashes.keys.iter().zip(&arrivals.hashes.contents)) {
+        self.key_of_row.reserve(arrivals.keys.len());
+        self.make_room(arrivals.keys.len());
+        for (((prefix, offset), deletes), key) in records.zip(arrivals.keys) {
             let row = self.key_of_row.len() as u32;
-            let record = Latest { row, content: *content, prefix: prefix.into(), file, offset, deletes, fate: Fate::Insert };
-            let next = self.latest.len() as u32;
-            let key = *self.index.entry(*key).or_insert(next);
-            self.key_of_row.push(key);
-            match self.latest.get(key as usize) {
-                None => self.latest.push(record),
-                Some(held) if self.order(&record, held).is_gt() => self.latest[key as usize] = record,
-                Some(_) => {}
-            }
+            let record = Latest { offset, row, file, deletes, fate: Fate::Insert };
+            let next = self.latest.len();
+            let key = match self.latest.entry(*key) {
+                Entry::Vacant(free) => {
+                    free.insert(record);
+                    if !prefix.is_empty() {
+                        self.prefixes.push(prefix.into());
+                    }
+                    next
+                }
+                Entry::Occupied(mut taken) => {
+                    let key = taken.index();
+                    let held = self.prefixes.get(key).map_or("", |held| held);
+                    if order(&self.tails, (&prefix, &record), (held, taken.get())).is_gt() {
+                        taken.insert(record);
+                        if let Some(held) = self.prefixes.get_mut(key) {
+                            *held = prefix.into();
+                        }
+                    }
+                    key
+                }
+            };
+            self.key_of_row.push(key as u32);
         }
     }
 
-    fn order(&self, a: &Latest, b: &Latest) -> Ordering {
-        let tail = |record: &Latest| self.tails.get(record.file as usize).map_or("", |tail| tail).to_owned();
-        if a.prefix == b.prefix && a.file == b.file {
-            return a.offset.cmp(&b.offset);
+    /// Grows by a quarter, not to the double: keys are most of what a large batch holds in memory.
+    fn make_room(&mut self, more: usize) {
+        if self.latest.capacity() - self.latest.len() < more {
+            self.latest.reserve_exact(more.max(self.latest.len() / 4));
         }
-        compare(&a.prefix, &tail(a), a.offset, &order_text(&b.prefix, &tail(b), b.offset))
+    }
+
+    fn prefix(&self, key: usize) -> &str {
+        self.prefixes.get(key).map_or("", |prefix| prefix)
     }
 
     pub fn len(&self) -> usize {
@@ -125,26 +146,39 @@ impl BatchKeys {
     /// The fate of the batch's n-th row and its key's number, if it is its key's latest.
     pub fn fate(&self, row: u32) -> Option<(u32, Fate)> {
         let key = *self.key_of_row.get(row as usize)?;
-        let latest = self.latest.get(key as usize)?;
+        let (_, latest) = self.latest.get_index(key as usize)?;
         (latest.row == row).then_some((key, latest.fate))
     }
 
     pub fn fates(&self) -> impl Iterator<Item = Fate> + '_ {
-        self.latest.iter().map(|latest| latest.fate)
+        self.latest.values().map(|latest| latest.fate)
     }
 
     /// Everything in the batch is older than what the table has.
     pub fn outdate(&mut self) {
-        for latest in &mut self.latest {
+        for latest in self.latest.values_mut() {
             latest.fate = Fate::Older;
         }
     }
 
     fn against(&self, key: u32, other: &str) -> Ordering {
-        let Some(latest) = self.latest.get(key as usize) else { return Ordering::Less };
+        let Some((_, latest)) = self.latest.get_index(key as usize) else { return Ordering::Less };
         let tail = self.tails.get(latest.file as usize).map_or("", |tail| tail);
-        compare(&latest.prefix, tail, latest.offset, other)
+        compare(self.prefix(key as usize), tail, latest.offset, other)
     }
+
+    fn position(&self, hash: u128) -> Option<u32> {
+        self.latest.get_index_of(&hash).map(|key| key as u32)
+    }
+}
+
+/// Which of two records of a batch, each with its `order_by` values, is the later one.
+fn order(tails: &[Box<str>], (a_prefix, a): (&str, &Latest), (b_prefix, b): (&str, &Latest)) -> Ordering {
+    if a_prefix == b_prefix && a.file == b.file {
+        return a.offset.cmp(&b.offset);
+    }
+    let tail = |record: &Latest| tails.get(record.file as usize).map_or("", |tail| tail);
+    compare(a_prefix, tail(a), a.offset, &order_text(b_prefix, tail(b), b.offset))
 }
 
 /// How a row that is there stands to its key's latest record.
@@ -155,7 +189,35 @@ struct Hit {
     row: u32,
     /// Of the record, seen from the row.
     order: Ordering,
-    same: bool,
+    content: u128,
+}
+
+/// What the table has under a batch's keys.
+#[derive(Debug, Default)]
+pub struct Found {
+    present: Present,
+    hits: HashMap<u32, Vec<Hit>>,
+    marks: HashMap<u32, Ordering>,
+}
+
+impl Found {
+    /// Rows of the batch whose contents decide, in order.
+    pub fn rows(&self, keys: &BatchKeys) -> Vec<u32> {
+        let single = self.hits.iter().filter(|(_, hits)| hits.len() == 1);
+        let mut rows: Vec<u32> = single.filter_map(|(key, _)| Some(keys.latest.get_index(*key as usize)?.1.row)).collect();
+        rows.sort_unstable();
+        rows
+    }
+
+    /// Settles every key's fate. `contents`: of those rows.
+    pub fn settle(self, keys: &mut BatchKeys, contents: &HashMap<u32, u128>) -> Present {
+        for (key, latest) in keys.latest.values_mut().enumerate() {
+            let hits = self.hits.get(&(key as u32)).map(Vec::as_slice).unwrap_or_default();
+            latest.fate = fate(latest.deletes, hits, contents.get(&latest.row).copied(), self.marks.get(&(key as u32)).copied());
+        }
+        let place = |hits: Vec<Hit>| hits.iter().map(|hit| (hit.file, hit.row)).collect();
+        Present { places: self.hits.into_iter().map(|(key, hits)| (key, place(hits))).collect(), ..self.present }
+    }
 }
 
 /// Rows of the table under the batch's keys: where they are.
@@ -197,8 +259,8 @@ pub struct Against<'t> {
     pub refused: Arc<HashSet<(String, i64)>>,
 }
 
-/// Settles every key's fate.
-pub async fn resolve(keys: BatchKeys, against: &Against<'_>) -> Result<(BatchKeys, Present), SilverError> {
+/// Looks for every key in the table.
+pub async fn find(keys: BatchKeys, against: &Against<'_>) -> Result<(BatchKeys, Found), SilverError> {
     let keys = Arc::new(keys);
     let files = against.table.live_files(of_database(against.database)).await?;
     let whole = matches!(against.extent, Extent::Database);
@@ -222,22 +284,17 @@ pub async fn resolve(keys: BatchKeys, against: &Against<'_>) -> Result<(BatchKey
         Some(marks) => read_marks(marks, &keys, against).await?,
         None => HashMap::new(),
     };
-    let mut keys = Arc::try_unwrap(keys)
+    let keys = Arc::try_unwrap(keys)
         .map_err(|_| SilverError::Task { table: against.table.name.clone(), message: "a reader of keys outlived its batch".to_owned() })?;
     let mut by_key: HashMap<u32, Vec<Hit>> = HashMap::new();
     for hit in hits {
         by_key.entry(hit.key).or_default().push(hit);
     }
-    for (key, latest) in keys.latest.iter_mut().enumerate() {
-        let hits = by_key.get(&(key as u32)).map(Vec::as_slice).unwrap_or_default();
-        latest.fate = fate(latest.deletes, hits, marks.get(&(key as u32)).copied());
-    }
-    present.places = by_key.into_iter().map(|(key, hits)| (key, hits.iter().map(|hit| (hit.file, hit.row)).collect())).collect();
-    Ok((keys, present))
+    Ok((keys, Found { present, hits: by_key, marks }))
 }
 
 /// The rules; `mark` is how the record stands to the newest mark of its key.
-fn fate(deletes: bool, hits: &[Hit], mark: Option<Ordering>) -> Fate {
+fn fate(deletes: bool, hits: &[Hit], content: Option<u128>, mark: Option<Ordering>) -> Fate {
     if mark == Some(Ordering::Less) || hits.iter().any(|hit| hit.order.is_lt()) {
         return Fate::Older;
     }
@@ -246,7 +303,7 @@ fn fate(deletes: bool, hits: &[Hit], mark: Option<Ordering>) -> Fate {
         _ if deletes => Fate::Delete { marked },
         [] => Fate::Insert,
         // Under the row's own order there is nothing to remember.
-        [hit] if hit.same => Fate::Same { marked: marked || hit.order.is_eq() },
+        [hit] if content == Some(hit.content) => Fate::Same { marked: marked || hit.order.is_eq() },
         _ => Fate::Update,
     }
 }
@@ -262,7 +319,7 @@ async fn examine(
 ) -> Result<(Vec<Hit>, Option<RecordBatch>), SilverError> {
     let arrow = |source| SilverError::Arrow { table: table.name.clone(), source };
     let file = DataFile::open(table, live).await?;
-    let found = file.find(&columns.key_fields(), |hash| keys.index.get(&hash).copied()).await?;
+    let found = file.find(&columns.key_fields(), |hash| keys.position(hash)).await?;
     let vanished = if whole { vanished(&file, columns, &found).await? } else { None };
     if found.is_empty() {
         return Ok((Vec::new(), vanished));
@@ -289,8 +346,7 @@ async fn examine(
                 Some(orders) if orders.is_valid(at) => keys.against(*key, orders.value(at)),
                 _ => Ordering::Greater,
             };
-            let same = keys.latest.get(*key as usize).is_some_and(|latest| latest.content == content);
-            hits.push(Hit { key: *key, file: number, row: *row, order, same });
+            hits.push(Hit { key: *key, file: number, row: *row, order, content });
         }
     }
     Ok((hits, vanished))
@@ -333,7 +389,7 @@ async fn read_marks(marks: &Table, keys: &BatchKeys, against: &Against<'_>) -> R
             continue;
         }
         let file = DataFile::open(marks, &live).await?;
-        let found = file.find(&against.columns.key_fields(), |hash| keys.index.get(&hash).copied()).await?;
+        let found = file.find(&against.columns.key_fields(), |hash| keys.position(hash)).await?;
         let mut next = found.iter();
         let mut batches = file.read(&order, Some(select(&rows_of(&found))))?;
         while let Some(batch) = batches.try_next().await? {

@@ -19,7 +19,8 @@ use deltalake::datafile::writer::{PartitionWriter, PartitionWriterConfig};
 use deltalake::kernel::Add;
 use indexmap::IndexMap;
 use parquet::basic::{Compression, Encoding, ZstdLevel};
-use parquet::file::properties::WriterProperties;
+use parquet::file::properties::{EnabledStatistics, WriterProperties};
+use parquet::schema::types::ColumnPath;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinHandle;
 
@@ -27,10 +28,14 @@ use super::{SilverError, Table};
 use crate::job;
 use crate::plan::ORDER;
 
+/// Numbers that a row mostly shares with the one before it, or is a little more.
+const STEADY: [&str; 6] = ["_source_offset", "_source_length", "_schema_version", "year", "month", "day"];
 /// Columns whose statistics Delta keeps.
 const INDEXED_COLUMNS: u64 = 32;
 /// Rows encoded between two looks at a file's size.
 const WRITE_BATCH_ROWS: usize = 8192;
+/// Rows of a page at most; until a page is full each of its texts costs eight bytes, in every open file.
+const PAGE_ROWS: usize = 8192;
 /// Small runs of rows are put together before they are encoded.
 const BUFFER_ROWS: usize = 8192;
 const BUFFER_BYTES: usize = 8 << 20;
@@ -367,13 +372,23 @@ pub fn partition_writer(
     let level = ZstdLevel::try_new(settings.compression_level).unwrap_or_default();
     let mut properties = WriterProperties::builder()
         .set_compression(Compression::ZSTD(level))
+        .set_data_page_row_count_limit(PAGE_ROWS)
         .set_max_row_group_bytes(Some(usize::try_from(settings.row_group).unwrap_or(usize::MAX)))
         .set_created_by(super::table::engine_info());
-    // No two rows of these are equal, and neighbours nearly are.
-    for (column, encoding) in [(ORDER, Encoding::DELTA_BYTE_ARRAY), ("_source_offset", Encoding::DELTA_BINARY_PACKED)] {
-        properties = properties.set_column_dictionary_enabled(column.into(), false).set_column_encoding(column.into(), encoding);
+    // No two orders or keys are equal, and instants hardly ever: a dictionary of them would be built to be thrown away. In numbers
+    // that hardly change from row to row there is nothing to look up.
+    for field in file_schema.fields() {
+        let encoding = match field.data_type() {
+            DataType::Utf8 if field.name() == ORDER || table.unique.as_deref() == Some(field.name()) => Encoding::DELTA_BYTE_ARRAY,
+            DataType::Timestamp(..) => Encoding::DELTA_BINARY_PACKED,
+            DataType::Int32 | DataType::Int64 if STEADY.contains(&field.name().as_str()) => Encoding::DELTA_BINARY_PACKED,
+            _ => continue,
+        };
+        let column = ColumnPath::from(field.name().as_str());
+        properties = properties.set_column_dictionary_enabled(column.clone(), false).set_column_encoding(column, encoding);
     }
-    let properties = properties.build();
+    // Orders begin alike and are long: their bounds say nothing that their columns do not say.
+    let properties = properties.set_column_statistics_enabled(ORDER.into(), EnabledStatistics::None).build();
     let file = NonZeroU64::new(settings.file);
     let config = PartitionWriterConfig::try_new(file_schema, partition, Some(properties), file, Some(WRITE_BATCH_ROWS), None, None)
         .map_err(|source| table.delta(source))?;

@@ -48,6 +48,10 @@ impl Kind {
         }
     }
 
+    pub fn is_null(self) -> bool {
+        matches!(self, Kind::Null)
+    }
+
     pub fn is_integral(self) -> bool {
         match self {
             Kind::Int(_) | Kind::BigInt(_) => true,
@@ -203,7 +207,7 @@ impl<'a> Value<'a> {
     }
 
     pub fn kind(self) -> Kind {
-        self.node().kind
+        self.tape.nodes[self.index as usize].kind
     }
 
     /// Byte range in the source.
@@ -224,10 +228,7 @@ impl<'a> Value<'a> {
 
     /// The same as bytes, which spares a look at every one of them: they were checked before they were parsed.
     pub fn as_bytes(self) -> &'a [u8] {
-        let node = self.node();
-        if node.kind != Kind::String {
-            return &[];
-        }
+        let Some(node) = self.tape.nodes.get(self.index as usize).filter(|node| matches!(node.kind, Kind::String)) else { return &[] };
         if node.text == IN_SOURCE {
             self.source.get(node.start as usize + 1..node.end as usize - 1).unwrap_or_default()
         } else {

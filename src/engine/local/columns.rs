@@ -113,7 +113,7 @@ impl Column {
 
     /// Appends one row. `false` where the column cannot hold the value, which then is null.
     pub fn push(&mut self, value: Option<Value<'_>>) -> bool {
-        let Some(value) = value.filter(|value| value.kind() != Kind::Null) else {
+        let Some(value) = value.filter(|value| !value.kind().is_null()) else {
             self.push_null();
             return true;
         };
@@ -212,7 +212,7 @@ impl Column {
 impl Values {
     /// `None`: nothing was appended, the value is not of the kind. `Some(false)`: not all of it could be held.
     fn push(&mut self, value: Value<'_>) -> Option<bool> {
-        let text = || (value.kind() == Kind::String).then(|| value.as_bytes());
+        let text = || matches!(value.kind(), Kind::String).then(|| value.as_bytes());
         match self {
             Values::Boolean(flags) => match value.kind() {
                 Kind::Bool(flag) => flags.push(flag),
@@ -238,13 +238,13 @@ impl Values {
             }
             Values::Text(texts) => texts.push(text()?),
             Values::Reference(texts) => match value.kind() {
-                Kind::Object => texts.push(value.get("id").filter(|id| id.kind() == Kind::String)?.as_bytes()),
+                Kind::Object => texts.push(value.get("id").filter(|id| matches!(id.kind(), Kind::String))?.as_bytes()),
                 _ => texts.push(text()?),
             },
             Values::Json(texts) => texts.push(value.compact().as_bytes()),
             Values::Struct { object, children, slots } => return push_fields(object, children, slots, value),
             Values::List { ends, items, .. } => {
-                if value.kind() != Kind::Array {
+                if !matches!(value.kind(), Kind::Array) {
                     return None;
                 }
                 let mut whole = true;
@@ -255,7 +255,7 @@ impl Values {
                 return Some(whole);
             }
             Values::Map { ends, keys, items, .. } => {
-                if value.kind() != Kind::Object {
+                if !matches!(value.kind(), Kind::Object) {
                     return None;
                 }
                 // Sorted by key: two objects with the same fields in another order are equal.
@@ -275,7 +275,7 @@ impl Values {
 }
 
 fn push_fields(object: &Object, children: &mut [Column], slots: &mut [u32], value: Value<'_>) -> Option<bool> {
-    if value.kind() != Kind::Object {
+    if !matches!(value.kind(), Kind::Object) {
         return None;
     }
     object.slots(value, slots, |_, _| {});

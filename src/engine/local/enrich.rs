@@ -15,9 +15,9 @@ use crate::contract::{Object, Type, Version};
 use crate::domain::json::{Value, write_string};
 use crate::domain::time::{MICROS_PER_DAY, civil_from_days};
 use crate::domain::{PartitionColumn, Reject, RejectCode};
-use crate::job::Job;
+use crate::job::{Job, Mode};
 use crate::plan::{BatchPlan, Column, order};
-use crate::silver::keys::RowHashes;
+use crate::silver::keys::{KeyRanges, RowHashes};
 
 #[derive(Debug, thiserror::Error)]
 pub enum EnrichError {
@@ -34,6 +34,7 @@ pub struct Enriched {
     /// In the schema [`crate::plan::SilverColumns::decoded`].
     pub rows: RecordBatch,
     pub hashes: RowHashes,
+    pub ranges: KeyRanges,
     /// `order_by` values of each row; empty where records are not ordered by any.
     pub prefixes: Vec<String>,
     /// Which rows delete the row of their key.
@@ -162,7 +163,9 @@ pub fn enrich(chunk: Properties, plan: &BatchPlan) -> Result<Enriched, EnrichErr
     let order_by: Vec<ArrayRef> = columns.order_by.iter().map(|at| arrays[*at].clone()).collect();
     let prefixes = order::prefixes(&order_by, rows);
     let batch = RecordBatch::try_new(columns.decoded.clone(), arrays).map_err(failed)?;
-    let hashes = RowHashes::of(&batch, columns).map_err(failed)?;
+    // Where the latest record counts, contents are asked for only under keys that the table has.
+    let all = plan.of.job.mode == Mode::Append;
+    let hashes = if all { RowHashes::of(&batch, columns) } else { RowHashes::of_keys(&batch, columns) }.map_err(failed)?;
     let deletes = match &plan.of.deletes {
         Some(condition) => {
             condition.holds(&batch).map_err(|source| EnrichError::Condition { file: origin.file.clone(), source: Box::new(source) })?
@@ -170,7 +173,8 @@ pub fn enrich(chunk: Properties, plan: &BatchPlan) -> Result<Enriched, EnrichErr
         None => vec![false; rows],
     };
     let Technical { places, versions, .. } = technical;
-    Ok(Enriched { origin, rows: batch, hashes, prefixes, deletes, places, bytes, base, versions, rejects, read, exact })
+    let ranges = KeyRanges::of(&batch, columns);
+    Ok(Enriched { origin, rows: batch, hashes, ranges, prefixes, deletes, places, bytes, base, versions, rejects, read, exact })
 }
 
 fn technical_column(column: Column, technical: &Technical, origin: &Origin, base: u64, plan: &BatchPlan) -> ArrayRef {

@@ -55,7 +55,7 @@ impl InPath {
     pub fn agree<'a>(&self, get: impl Fn(usize) -> Option<Value<'a>>, plan: &SourcePlan) -> Option<Parts> {
         for (at, (in_path, asked)) in self.texts.iter().enumerate() {
             match get(at).filter(|value| *asked && !is_absent(*value)) {
-                Some(value) if value.kind() == Kind::String && value.as_bytes() == due(TEXTS[at], plan).as_bytes() => {}
+                Some(value) if matches!(value.kind(), Kind::String) && value.as_bytes() == due(TEXTS[at], plan).as_bytes() => {}
                 None if *in_path => {}
                 _ => return None,
             }
@@ -119,7 +119,7 @@ fn record_parts(path: &PathValues, record: Value<'_>, plan: &SourcePlan) -> Resu
 }
 
 fn is_absent(value: Value<'_>) -> bool {
-    value.kind() == Kind::Null || (value.kind() == Kind::String && value.as_bytes() == HIVE_DEFAULT.as_bytes())
+    value.kind().is_null() || (matches!(value.kind(), Kind::String) && value.as_bytes() == HIVE_DEFAULT.as_bytes())
 }
 
 /// Database and entity: the source decides which folder is read, so what the record says must agree with it.

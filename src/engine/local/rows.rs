@@ -22,8 +22,6 @@ use crate::domain::{PartitionColumn, Reject};
 use crate::job::UnknownFields;
 use crate::plan::{BatchPlan, path_date};
 
-/// Rows that room is made for at once.
-const ROWS: usize = 4096;
 /// A field that makes a record of an API's answer suspicious.
 const ENVELOPE: &str = "jsonrpc";
 
@@ -104,7 +102,7 @@ impl Spelling {
 /// Frames of one stream → rows.
 pub fn transform(frames: Frames, origin: &Origin, plan: &BatchPlan, program: &Program) -> Result<Enriched, EnrichError> {
     let Frames { bytes, base, records, refused } = frames;
-    let mut rows = Rows::new(origin, &bytes, base, plan, program);
+    let mut rows = Rows::new(origin, &bytes, base, records.len(), plan, program);
     rows.read = (records.len() + refused.len()) as u64;
     rows.rejects.extend(refused.into_iter().map(|refused| decode::refuse(refused, origin)));
     for range in records {
@@ -145,7 +143,7 @@ struct Taken {
 }
 
 impl<'c> Rows<'c> {
-    fn new(origin: &'c Origin, bytes: &'c Bytes, base: u64, plan: &'c BatchPlan, program: &'c Program) -> Self {
+    fn new(origin: &'c Origin, bytes: &'c Bytes, base: u64, rows: usize, plan: &'c BatchPlan, program: &'c Program) -> Self {
         let contract = &plan.of.contract;
         let object = &origin.object;
         Self {
@@ -161,7 +159,7 @@ impl<'c> Rows<'c> {
             names: program.names.clone(),
             by_name: vec![ABSENT; program.names.len()],
             slots: Vec::new(),
-            columns: contract.latest().root.properties.iter().map(|property| Column::new(&property.shape.ty, ROWS)).collect(),
+            columns: contract.latest().root.properties.iter().map(|property| Column::new(&property.shape.ty, rows)).collect(),
             technical: Technical::default(),
             rejects: Vec::new(),
             read: 0,

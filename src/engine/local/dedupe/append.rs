@@ -53,10 +53,10 @@ impl Append {
     pub async fn dedupe(&mut self, chunk: Enriched, again: bool, refused: &HashSet<(String, i64)>) -> Result<Unique, SilverError> {
         let mut rejects = Vec::new();
         let Enriched { origin, rows, hashes, versions, .. } = &chunk;
-        let mut held = self.table.probe(rows, hashes).await?;
+        let mut held = self.table.probe(rows, hashes, &chunk.ranges).await?;
         held.retain(|_, held| !refused.contains(&held.source));
         if rows.num_rows() > 0 {
-            self.ranges.push(KeyRanges::of(rows, &self.columns));
+            self.ranges.push(chunk.ranges.clone());
         }
         let mut keep = Vec::with_capacity(rows.num_rows());
         let mut updates = Vec::new();

@@ -1,6 +1,6 @@
 //! The latest record of a key is its row; deletes leave none.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, Date32Array, RecordBatch, StringArray, TimestampMicrosecondArray, UInt32Array};
@@ -17,9 +17,9 @@ use crate::domain::Records;
 use crate::domain::time::MICROS_PER_DAY;
 use crate::plan::{BatchPlan, ORDER, SilverColumns, marks_schema, order};
 use crate::silver::SilverError;
-use crate::silver::keys::SOURCE;
+use crate::silver::keys::{SOURCE, contents_at};
 use crate::silver::replace::replaced_rows;
-use crate::silver::upsert::{Against, Arrivals, BatchKeys, DELETED, Extent, Fate, Present, UNCHANGED, keys_at, resolve};
+use crate::silver::upsert::{Against, Arrivals, BatchKeys, DELETED, Extent, Fate, Present, UNCHANGED, find, keys_at};
 use crate::silver::write::Complete;
 
 pub struct Latest {
@@ -39,11 +39,10 @@ impl Latest {
     }
 
     pub fn put_aside(&mut self, chunk: Enriched) -> Result<Unique, StageError> {
-        let Enriched { origin, rows, hashes, prefixes, deletes, places, base, rejects, read, .. } = chunk;
+        let Enriched { origin, rows, hashes, ranges, prefixes, deletes, places, base, rejects, read, .. } = chunk;
         let tail: Arc<str> = order::tail(&origin.object, &origin.file).into();
         let offsets = places.iter().map(|place| base + u64::from(place.start)).collect();
-        let arrivals = Arrivals { rows: &rows, hashes: &hashes, tail: &tail, prefixes, offsets, deletes };
-        self.keys.add(arrivals, &self.plan.of.columns);
+        self.keys.add(Arrivals { keys: &hashes.keys, ranges, tail: &tail, prefixes, offsets, deletes });
         let records = Records { read, quarantined: rejects.len() as u64, ..Records::default() };
         let nothing = rows.slice(0, 0);
         if rows.num_rows() > 0 {
@@ -91,12 +90,33 @@ impl Latest {
                 // A snapshot's rows stay or vanish by key, whatever record they came from.
                 refused: if snapshot.is_some() { Arc::default() } else { refused },
             };
-            let (settled, present) = resolve(keys, &against).await?;
-            keys = settled;
-            present
+            let (searched, found) = find(keys, &against).await?;
+            keys = searched;
+            let contents = self.contents(&found.rows(&keys))?;
+            found.settle(&mut keys, &contents)
         };
         self.keys = keys;
         Ok(present)
+    }
+
+    /// What some of the batch's rows, given in order, say.
+    fn contents(&mut self, wanted: &[u32]) -> Result<HashMap<u32, u128>, StageError> {
+        let (mut contents, mut wanted, mut first) = (HashMap::with_capacity(wanted.len()), wanted.iter().copied().peekable(), 0);
+        if wanted.peek().is_none() {
+            return Ok(contents);
+        }
+        for rows in self.spool.read()? {
+            let rows = rows?;
+            let next = first + rows.num_rows() as u32;
+            let here: Vec<u32> = std::iter::from_fn(|| wanted.next_if(|row| *row < next)).map(|row| row - first).collect();
+            if !here.is_empty() {
+                let hashes = contents_at(&rows, &self.plan.of.columns, here.clone());
+                let hashes = hashes.map_err(|source| SilverError::Arrow { table: self.tables.silver.name.clone(), source })?;
+                contents.extend(here.into_iter().map(|row| row + first).zip(hashes));
+            }
+            first = next;
+        }
+        Ok(contents)
     }
 
     /// Writes new and changed rows and marks; returns the rows that they take out.

@@ -128,3 +128,18 @@ fn push_offset(mut offset: u64, text: &mut String) {
     }
     text.extend(digits.into_iter().map(char::from));
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_column_of_orders_is_what_each_of_them_is() {
+        let offsets = [0, 7, 10, 1_234_567_890, u64::MAX];
+        let prefixes: Vec<String> = ["", "2024\u{1f}", "é\u{1f}", "", "x\u{1f}"].map(str::to_owned).to_vec();
+        let column = orders(&prefixes, "1\u{1f}file", offsets.into_iter());
+        for (row, (prefix, offset)) in prefixes.iter().zip(offsets).enumerate() {
+            assert_eq!(column.value(row), order_text(prefix, "1\u{1f}file", offset));
+        }
+    }
+}

@@ -69,8 +69,17 @@ pub struct TableWriter {
 /// The task that writes one partition.
 struct OpenFile {
     parts: mpsc::UnboundedSender<(Part, Option<OwnedSemaphorePermit>)>,
-    task: JoinHandle<Result<Vec<Add>, SilverError>>,
+    task: UntilDropped,
     used: u64,
+}
+
+/// A batch that is given up takes its tasks with it.
+struct UntilDropped(JoinHandle<Result<Vec<Add>, SilverError>>);
+
+impl Drop for UntilDropped {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 /// Adds to rows what was left out of them while they waited.
@@ -195,13 +204,14 @@ impl TableWriter {
         let writer = partition_writer(&self.table, self.file_schema.clone(), values, &self.settings)?;
         let (parts, waiting) = mpsc::unbounded_channel();
         let file = Buffered { table: self.table.clone(), schema: self.file_schema.clone(), writer, parts: Vec::new(), rows: 0, bytes: 0 };
-        Ok(OpenFile { parts, task: tokio::spawn(file.run(waiting)), used: 0 })
+        Ok(OpenFile { parts, task: UntilDropped(tokio::spawn(file.run(waiting))), used: 0 })
     }
 
     /// No more rows for it.
     async fn end(&self, file: OpenFile) -> Result<Vec<Add>, SilverError> {
-        drop(file.parts);
-        let ended = file.task.await;
+        let OpenFile { parts, mut task, .. } = file;
+        drop(parts);
+        let ended = (&mut task.0).await;
         ended.unwrap_or_else(|error| Err(SilverError::Task { table: self.table.name.clone(), message: error.to_string() }))
     }
 

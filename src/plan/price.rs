@@ -49,7 +49,7 @@ pub struct Estimate {
 }
 
 /// Stored bytes that one core turns into silver in a second: FaultData, codecs mixed, as measured (docs/performance.md).
-const BYTES_PER_CORE_SECOND: f64 = 4.6e6;
+const BYTES_PER_CORE_SECOND: f64 = 2.0e7;
 /// Until the first batch begins, and around each batch.
 const START_SECONDS: f64 = 1.0;
 const BATCH_SECONDS: f64 = 0.5;

@@ -161,7 +161,8 @@ impl<'c> Checker<'c> {
         match &shape.ty {
             Type::Timestamp { .. } | Type::Date | Type::Duration => !forms || check_form(&shape.ty, value).is_ok(),
             Type::Struct(object) => self.accepts_object(object, value, forms, unknown),
-            Type::Reference(object) if matches!(kind, Kind::Object) => self.accepts_object(object, value, forms, unknown),
+            // Of a reference nothing but the id is parsed by anybody else.
+            Type::Reference(object) if matches!(kind, Kind::Object) => self.accepts_object(object, value, true, unknown),
             Type::Map(inner) => value.fields().all(|(_, field)| self.accepts(inner, field, forms, unknown)),
             Type::List(inner) => value.items().all(|item| self.accepts(inner, item, forms, unknown)),
             _ => true,

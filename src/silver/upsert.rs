@@ -203,8 +203,11 @@ pub struct Found {
 impl Found {
     /// Rows of the batch whose contents decide, in order.
     pub fn rows(&self, keys: &BatchKeys) -> Vec<u32> {
-        let single = self.hits.iter().filter(|(_, hits)| hits.len() == 1);
-        let mut rows: Vec<u32> = single.filter_map(|(key, _)| Some(keys.latest.get_index(*key as usize)?.1.row)).collect();
+        let newer =
+            |key: &u32, hits: &[Hit]| matches!(hits, [only] if only.order.is_ge()) && self.marks.get(key).is_none_or(|mark| mark.is_ge());
+        let decided = self.hits.iter().filter(|(key, hits)| newer(key, hits));
+        let latest = decided.filter_map(|(key, _)| keys.latest.get_index(*key as usize)).map(|(_, latest)| latest);
+        let mut rows: Vec<u32> = latest.filter(|latest| !latest.deletes).map(|latest| latest.row).collect();
         rows.sort_unstable();
         rows
     }

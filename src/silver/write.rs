@@ -39,6 +39,8 @@ const PAGE_ROWS: usize = 8192;
 /// Small runs of rows are put together before they are encoded.
 const BUFFER_ROWS: usize = 8192;
 const BUFFER_BYTES: usize = 8 << 20;
+/// Files that are closed at the same time: on a bucket each takes round trips, and memory for what is uploaded.
+const CLOSED_AT_ONCE: usize = 16;
 /// Rows that are worth a call of the encoder.
 const PART_ROWS: usize = 512;
 /// Parts that wait for the tasks of all partitions; each keeps the batch that it is of in memory.
@@ -62,6 +64,7 @@ pub struct TableWriter {
     max_open: usize,
     open: HashMap<Partition, OpenFile>,
     ahead: Arc<Semaphore>,
+    closing: Arc<Semaphore>,
     clock: u64,
     adds: Vec<Add>,
 }
@@ -106,6 +109,7 @@ impl TableWriter {
             max_open: max_open.max(1),
             open: HashMap::new(),
             ahead: Arc::new(Semaphore::new(PARTS_AHEAD)),
+            closing: Arc::new(Semaphore::new(CLOSED_AT_ONCE)),
             clock: 0,
             adds: Vec::new(),
         }
@@ -172,17 +176,20 @@ impl TableWriter {
             self.open.insert(partition.clone(), file);
         }
         let clock = self.clock;
-        let Some(file) = self.open.get_mut(&partition) else { return Ok(()) };
-        file.used = clock;
         let waits = self.ahead.clone().acquire_owned().await.ok();
-        if file.parts.send((part, waits)).is_err()
-            && let Some(file) = self.open.remove(&partition)
-        {
-            // Its task has ended, which it only does by itself when it failed.
+        let sent = self.open.get_mut(&partition).is_some_and(|file| {
+            file.used = clock;
+            file.parts.send((part, waits)).is_ok()
+        });
+        if sent {
+            return Ok(());
+        }
+        // Its task has ended, which it only does by itself when it failed.
+        if let Some(file) = self.open.remove(&partition) {
             let adds = self.end(file).await?;
             self.adds.extend(adds);
         }
-        Ok(())
+        Err(SilverError::Task { table: self.table.name.clone(), message: "the writer of a partition ended before its rows".to_owned() })
     }
 
     fn open_file(&self, partition: &Partition) -> Result<OpenFile, SilverError> {
@@ -203,7 +210,8 @@ impl TableWriter {
             .collect();
         let writer = partition_writer(&self.table, self.file_schema.clone(), values, &self.settings)?;
         let (parts, waiting) = mpsc::unbounded_channel();
-        let file = Buffered { table: self.table.clone(), schema: self.file_schema.clone(), writer, parts: Vec::new(), rows: 0, bytes: 0 };
+        let (table, schema, closing) = (self.table.clone(), self.file_schema.clone(), self.closing.clone());
+        let file = Buffered { table, schema, writer, closing, parts: Vec::new(), rows: 0, bytes: 0 };
         Ok(OpenFile { parts, task: UntilDropped(tokio::spawn(file.run(waiting))), used: 0 })
     }
 
@@ -294,6 +302,7 @@ struct Buffered {
     table: Table,
     schema: SchemaRef,
     writer: PartitionWriter,
+    closing: Arc<Semaphore>,
     parts: Vec<RecordBatch>,
     rows: usize,
     bytes: usize,
@@ -303,7 +312,11 @@ impl Buffered {
     async fn run(mut self, mut waiting: mpsc::UnboundedReceiver<(Part, Option<OwnedSemaphorePermit>)>) -> Result<Vec<Add>, SilverError> {
         while let Some((part, _waited)) = waiting.recv().await {
             let taken = match part {
-                Part::Rows(rows, some, complete) => self.take(rows, some, complete).await,
+                Part::Rows(rows, some, complete) => {
+                    // Encoding never waits by itself, and others must be heard: leases, downloads, answers.
+                    tokio::task::yield_now().await;
+                    self.take(rows, some, complete).await
+                }
                 Part::Abort => {
                     self.abort().await;
                     return Ok(Vec::new());
@@ -318,7 +331,8 @@ impl Buffered {
             self.abort().await;
             return Err(error);
         }
-        let Self { table, writer, .. } = self;
+        let Self { table, writer, closing, .. } = self;
+        let _turn = closing.acquire_owned().await;
         writer.close().await.map_err(|source| table.delta(source))
     }
 

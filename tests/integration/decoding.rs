@@ -6,11 +6,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use serde_json::json;
 use silversmith::bronze::path_values;
 use silversmith::contract::Contract;
 use silversmith::domain::{BronzeObject, Layout};
 use silversmith::engine::local::codec;
 use silversmith::engine::local::decode::Origin;
+use silversmith::engine::local::enrich::Enriched;
 use silversmith::engine::local::frame::{Framer, Frames};
 use silversmith::engine::local::rows::{Program, transform};
 use silversmith::job::Job;
@@ -127,7 +129,9 @@ fn compare(records: &[Vec<u8>], key: &str, layout: Layout, plan: &BatchPlan) -> 
     assert_eq!(quick.rejects, exact.rejects, "{}", shown());
     assert_eq!(quick.rows, exact.rows, "{}", shown());
     assert_eq!((&quick.versions, &quick.deletes, &quick.prefixes), (&exact.versions, &exact.deletes, &exact.prefixes));
-    assert_eq!((quick.hashes.keys, quick.hashes.contents), (exact.hashes.keys, exact.hashes.contents));
+    assert_eq!((&quick.hashes.keys, &quick.hashes.contents), (&exact.hashes.keys, &exact.hashes.contents));
+    let places = |rows: &Enriched| -> Vec<(u64, Bytes)> { (0..rows.places.len()).map(|row| (rows.offset(row), rows.raw(row))).collect() };
+    assert_eq!(places(&quick), places(&exact));
     assert_eq!(quick.read, records.len() as u64);
     assert_eq!(exact.exact, records.len());
     (records.len() - quick.exact, quick.exact)
@@ -182,6 +186,120 @@ fn objects(bronze: &Path, entity: &str) -> Vec<(String, Layout)> {
     }
     found.sort_by(|a, b| a.0.cmp(&b.0));
     found
+}
+
+/// Two versions with everything that the project's contracts do not have: types that change, references with more than an id, names that
+/// must be escaped, steps of every kind.
+fn odd_plan(unknown: &str) -> BatchPlan {
+    let reference = json!({"type": ["object", "string"], "x-ref": true, "required": ["id"],
+        "properties": {"id": {"type": "string"}, "since": {"type": "string", "format": "date-time"}}});
+    let old = json!({
+        "$schema": "https://json-schema.org/draft/2020-12/schema", "type": "object", "required": ["id"],
+        "properties": {
+            "id": {"type": "string"}, "x": {"type": "number"}, "extra": {"type": "object", "properties": {"code": {"type": "integer"}}},
+            "r": reference, "rs": {"type": "array", "items": reference}, "a\\tb": {"type": "integer"}, "a\"b\"c": {"type": "integer"},
+            "m": {"type": "object", "properties": {"inner": {"type": "string"}, "rest": {"type": ["integer", "null"]}}},
+            "c": {"type": "string"}, "n": {"type": ["integer", "null"], "minimum": 0},
+        }
+    });
+    let mut new = old.clone();
+    new["x-version-field"] = json!("v");
+    new["x-decision"] = json!("tried");
+    new["x-upcast"] = json!([{"move": {"from": "/m/inner", "to": "/inner"}}, {"cast": {"field": "c", "to": "integer"}},
+        {"default": {"field": "d", "value": "none"}}, {"rename": {"from": "n", "to": "number"}}]);
+    let properties = new["properties"].as_object_mut().unwrap();
+    properties["x"] = json!({"type": ["integer", "string"]});
+    properties["extra"] = json!({"type": "object", "properties": {"code": {"type": "string"}}});
+    properties["c"] = json!({"type": "integer"});
+    properties["m"] = json!({"type": "object", "properties": {"rest": {"type": ["integer", "null"]}}});
+    properties.remove("n");
+    properties.insert("number".to_owned(), json!({"type": ["integer", "null"]}));
+    properties.insert("inner".to_owned(), json!({"type": "string"}));
+    properties.insert("d".to_owned(), json!({"type": "string"}));
+    let texts = [old, new].into_iter().zip(1..).map(|(schema, number)| (number, format!("{number}.json").into(), schema.to_string()));
+    let contract = Contract::from_texts("E", texts.collect()).unwrap_or_else(|mistake| panic!("{mistake}"));
+    let job = Job::from_text("E.yaml", format!("entity: E\nmode: append\nkey: [id]\nunknown_fields: {unknown}\n")).unwrap();
+    let of = SourcePlan::new(job.source("de").unwrap(), Arc::new(job), Arc::new(contract)).unwrap();
+    BatchPlan { of, batch: "b".to_owned(), ingested_at: 0, objects: Vec::new(), again: BTreeMap::new(), extent: None }
+}
+
+fn odd_record(random: &mut Random) -> Vec<u8> {
+    const FIELDS: [(&str, &[&str]); 17] = [
+        ("\"id\"", &["\"k\"", "\"\"", "null", "7"]),
+        ("\"v\"", &["1", "1", "2", "null", "\"1\"", "3", "1.0"]),
+        ("\"x\"", &["1.5", "7", "\"s\"", "1e400", "12345678901234567890"]),
+        ("\"extra\"", &["{\"code\":7}", "{\"code\":\"c\"}", "{}", "{\"code\":null}", "{\"other\":1}"]),
+        (
+            "\"r\"",
+            &[
+                "{\"id\":\"r\"}",
+                "\"r\"",
+                "{\"id\":\"r\",\"since\":\"nonsense\"}",
+                "{\"id\":\"r\",\"since\":\"2024-01-01T00:00:00Z\"}",
+                "{}",
+            ],
+        ),
+        ("\"rs\"", &["[]", "[\"a\",{\"id\":\"b\"}]", "[{\"id\":\"b\",\"since\":\"x\"}]", "[{}]", "[null]"]),
+        ("\"a\\tb\"", &["5"]),
+        ("\"a\\\\tb\"", &["5", "\"x\""]),
+        ("\"a\"b\"c\"", &["5"]),
+        ("\"a\\\"b\\\"c\"", &["5", "5.0"]),
+        ("\"m\"", &["{\"inner\":\"i\",\"rest\":1}", "{\"rest\":null}", "{\"inner\":5}", "{}"]),
+        ("\"c\"", &["\"12\"", "12", "\"x\"", "true"]),
+        ("\"n\"", &["1", "-1", "null", "1.0"]),
+        ("\"number\"", &["1", "-1", "null"]),
+        ("\"inner\"", &["\"i\"", "1"]),
+        ("\"d\"", &["\"d\"", "1"]),
+        ("\"\\u0069d\"", &["\"again\""]),
+    ];
+    // Most are sound, so that every flaw is also met alone.
+    let mut fields: Vec<String> = Vec::new();
+    for (at, (name, values)) in FIELDS.iter().enumerate() {
+        let is_trap = [6, 8, 16].contains(&at);
+        if if is_trap { random.chance(40) } else { at < 2 || random.chance(3) } {
+            let value = if random.chance(3) { *random.pick(values) } else { values[0] };
+            fields.push(format!("{name}:{value}"));
+        }
+    }
+    if random.chance(4) {
+        random.shuffle(&mut fields);
+    }
+    format!("{{{}}}", fields.join(if random.chance(9) { " , " } else { "," })).into_bytes()
+}
+
+#[test]
+fn the_quick_way_knows_no_more_of_odd_contracts() {
+    let mut random = Random::new("odd contracts");
+    let plans = ["rescue", "quarantine", "ignore"].map(odd_plan);
+    let key = "database=fleetdb_de/entity=E/year=2024/month=01/day=02/o";
+    let (mut quick, mut exact) = (0, 0);
+    for _ in 0..400 {
+        let mut records: Vec<Vec<u8>> = (0..50).map(|_| odd_record(&mut random)).collect();
+        let (q, e) = compare(&records, key, Layout::Firehose, random.pick(&plans));
+        (quick, exact) = (quick + q, exact + e);
+        records.iter_mut().for_each(|record| spoil(record, &mut random));
+        compare(&records, key, Layout::Firehose, random.pick(&plans));
+    }
+    eprintln!("odd: {quick} records the quick way, {exact} the exact way");
+    assert!(quick > 1000 && exact > 1000, "one of the ways is not taken: {quick}, {exact}");
+}
+
+/// A value that the newest version cannot hold in some inner place is refused, and not made null.
+#[test]
+fn what_an_older_version_holds_and_the_newest_cannot_is_refused() {
+    let plan = odd_plan("rescue");
+    let origin = |key: &str| {
+        let object =
+            BronzeObject { key: key.to_owned(), version: String::new(), size: 0, layout: Layout::Firehose, path: path_values(key) };
+        Origin { object: Arc::new(object), file: key.into() }
+    };
+    let origin = origin("database=fleetdb_de/entity=E/year=2024/month=01/day=02/o");
+    let records =
+        [r#"{"id":"a","v":1,"extra":{"code":7}}"#, r#"{"id":"b","v":1,"x":1.5}"#, r#"{"id":"c","v":2,"r":{"id":"r","since":"?"}}"#];
+    let records = records.map(|record| record.as_bytes().to_vec());
+    let rows = transform(chunk(&records, 0), &origin, &plan, &Program::new(&plan)).unwrap();
+    let refused: Vec<(&str, &str)> = rows.rejects.iter().map(|reject| (reject.code.name(), reject.path.as_str())).collect();
+    assert_eq!(refused, [("wrong_type", "$.extra"), ("wrong_type", "$.x"), ("invalid_format", "$.r.since")]);
 }
 
 #[test]

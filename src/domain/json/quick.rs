@@ -22,8 +22,8 @@ const DEPTH: usize = 64;
 /// The names that are looked for in an object, and what usually follows them.
 #[derive(Debug, Clone)]
 pub struct Names {
-    /// In quotes, as they stand in a record.
-    quoted: Vec<Box<[u8]>>,
+    /// In quotes, as they stand in a record; `None` for one that must be escaped there, and so may stand in several ways.
+    quoted: Vec<Option<Box<[u8]>>>,
     index: HashMap<Box<str>, u32>,
     /// For each name the one that followed; at the end, the first of an object.
     follows: Vec<u32>,
@@ -32,11 +32,12 @@ pub struct Names {
 impl Names {
     pub fn new<'n>(names: impl IntoIterator<Item = &'n str>) -> Self {
         let mut index: HashMap<Box<str>, u32> = HashMap::new();
-        let mut quoted: Vec<Box<[u8]>> = Vec::new();
+        let mut quoted: Vec<Option<Box<[u8]>>> = Vec::new();
         for name in names {
             if !index.contains_key(name) {
                 index.insert(name.into(), quoted.len() as u32);
-                quoted.push(format!("\"{name}\"").into_bytes().into());
+                let is_plain = !name.bytes().any(|byte| matches!(byte, b'"' | b'\\' | 0..=0x1f));
+                quoted.push(is_plain.then(|| format!("\"{name}\"").into_bytes().into()));
             }
         }
         // As if they came in the order given, until a record shows another one.
@@ -56,13 +57,15 @@ impl Names {
         self.index.get(name).map(|at| *at as usize)
     }
 
-    /// The name that the bytes begin with, if it is one of those that may follow.
-    fn predicted(&self, previous: usize, bytes: &[u8]) -> Option<usize> {
+    /// The name that the bytes begin with, if it is one of those that may follow, and how long it is with its quotes.
+    fn predicted(&self, previous: usize, bytes: &[u8]) -> Option<(usize, usize)> {
         let mut at = previous;
         for _ in 0..SKIPPED {
             at = *self.follows.get(at)? as usize;
-            if bytes.starts_with(self.quoted.get(at)?) {
-                return Some(at);
+            if let Some(quoted) = self.quoted.get(at)?
+                && bytes.starts_with(quoted)
+            {
+                return Some((at, quoted.len()));
             }
         }
         None
@@ -124,9 +127,9 @@ impl Quick<'_, '_> {
         while more {
             let key = self.tape.nodes.len() as u32;
             let known = match names.predicted(previous, self.bytes.get(self.at..)?) {
-                Some(name) => {
+                Some((name, length)) => {
                     let start = self.at;
-                    self.at += names.quoted[name].len();
+                    self.at += length;
                     self.push(Kind::String, start, IN_SOURCE);
                     Some(name)
                 }

@@ -42,7 +42,7 @@ enum Values {
 
 /// Texts one behind the other; they are known to be UTF-8, and looked at once more when the array is made.
 #[derive(Debug, Default)]
-pub struct Texts {
+struct Texts {
     bytes: Vec<u8>,
     ends: Vec<i32>,
 }
@@ -55,9 +55,16 @@ impl Texts {
         Self { bytes: Vec::with_capacity(rows * USUAL_TEXT), ends: Vec::with_capacity(rows + 1) }
     }
 
-    pub fn push(&mut self, text: &[u8]) {
+    /// `None`: nothing was appended, for no column holds so much text.
+    fn push(&mut self, text: &[u8]) -> Option<()> {
+        let end = i32::try_from(self.bytes.len() + text.len()).ok()?;
         self.bytes.extend_from_slice(text);
-        self.ends.push(self.bytes.len() as i32);
+        self.ends.push(end);
+        Some(())
+    }
+
+    fn push_empty(&mut self) {
+        self.ends.push(end_of(&self.ends) as i32);
     }
 
     fn truncate(&mut self, rows: usize) {
@@ -65,7 +72,7 @@ impl Texts {
         self.bytes.truncate(end_of(&self.ends));
     }
 
-    pub fn array(self, nulls: Option<NullBuffer>) -> Result<StringArray, ArrowError> {
+    fn array(self, nulls: Option<NullBuffer>) -> Result<StringArray, ArrowError> {
         StringArray::try_new(offsets(self.ends), Buffer::from_vec(self.bytes), nulls)
     }
 }
@@ -113,7 +120,7 @@ impl Column {
 
     /// Appends one row. `false` where the column cannot hold the value, which then is null.
     pub fn push(&mut self, value: Option<Value<'_>>) -> bool {
-        let Some(value) = value.filter(|value| !value.kind().is_null()) else {
+        let Some(value) = value.filter(|value| !self.is_nothing(*value)) else {
             self.push_null();
             return true;
         };
@@ -129,6 +136,15 @@ impl Column {
         }
     }
 
+    /// Null, or a reference to nothing.
+    fn is_nothing(&self, value: Value<'_>) -> bool {
+        match (value.kind(), &self.values) {
+            (Kind::Null, _) => true,
+            (Kind::Object, Values::Reference(_)) => value.get("id").is_none_or(|id| id.kind().is_null()),
+            _ => false,
+        }
+    }
+
     fn push_null(&mut self) {
         self.valid.push(false);
         match &mut self.values {
@@ -137,7 +153,7 @@ impl Column {
             Values::Double(numbers) => numbers.push(0.0),
             Values::Decimal { values, .. } => values.push(0),
             Values::Date(days) => days.push(0),
-            Values::Text(texts) | Values::Reference(texts) | Values::Json(texts) => texts.push(b""),
+            Values::Text(texts) | Values::Reference(texts) | Values::Json(texts) => texts.push_empty(),
             Values::Struct { children, .. } => children.iter_mut().for_each(Column::push_null),
             Values::List { ends, .. } | Values::Map { ends, .. } => ends.push(end_of(ends) as i32),
         }
@@ -236,12 +252,12 @@ impl Values {
                 text()?;
                 numbers.push(parse_duration(value.as_str())?);
             }
-            Values::Text(texts) => texts.push(text()?),
+            Values::Text(texts) => texts.push(text()?)?,
             Values::Reference(texts) => match value.kind() {
-                Kind::Object => texts.push(value.get("id").filter(|id| matches!(id.kind(), Kind::String))?.as_bytes()),
-                _ => texts.push(text()?),
+                Kind::Object => texts.push(value.get("id").filter(|id| matches!(id.kind(), Kind::String))?.as_bytes())?,
+                _ => texts.push(text()?)?,
             },
-            Values::Json(texts) => texts.push(value.compact().as_bytes()),
+            Values::Json(texts) => texts.push(value.compact().as_bytes())?,
             Values::Struct { object, children, slots } => return push_fields(object, children, slots, value),
             Values::List { ends, items, .. } => {
                 if !matches!(value.kind(), Kind::Array) {
@@ -263,7 +279,10 @@ impl Values {
                 entries.sort_by_key(|(key, _)| *key);
                 let mut whole = true;
                 for (key, item) in entries {
-                    keys.push(key);
+                    if keys.push(key).is_none() {
+                        keys.push_empty();
+                        whole = false;
+                    }
                     whole &= items.push(Some(item));
                 }
                 ends.push(items.valid.len() as i32);

@@ -16,9 +16,10 @@ use super::enrich::{self, Dates, Derivation, EnrichError, Enriched, Properties, 
 use super::frame::Frames;
 use super::reconcile::{InPath, Parts, reconcile};
 use super::validate::{checker, validate};
-use crate::contract::{ABSENT, Type, Version};
-use crate::domain::json::{Kind, Names, Tape, Value};
-use crate::domain::{PartitionColumn, Reject};
+use crate::contract::check::storable;
+use crate::contract::{ABSENT, Property, Source, Version};
+use crate::domain::json::{Kind, Names, Tape, Value, push_key};
+use crate::domain::{PartitionColumn, Reject, RejectCode};
 use crate::job::UnknownFields;
 use crate::plan::{BatchPlan, path_date};
 
@@ -49,7 +50,7 @@ struct Spelling {
     forms: Vec<bool>,
     /// Names of other versions, which are unknown to it.
     foreign: Vec<usize>,
-    /// For each of the newest version's properties: its own one, where that is stored as it stands.
+    /// For each of the newest version's properties: its own one, where that is of the same type and stored as it stands.
     as_they_stand: Vec<Option<usize>>,
 }
 
@@ -83,10 +84,11 @@ impl Spelling {
     fn new(version: &Version, names: &Names, plan: &BatchPlan) -> Self {
         let contract = &plan.of.contract;
         let own: Vec<usize> = version.root.properties.iter().filter_map(|property| names.position(&property.name)).collect();
-        let as_they_stand: Vec<Option<usize>> = version.sources.iter().map(crate::contract::Source::as_it_stands).collect();
-        let newest: Vec<&Type> = contract.latest().root.properties.iter().map(|property| &property.shape.ty).collect();
-        let stored =
-            |at: usize| as_they_stand.iter().zip(&newest).any(|(own, ty)| *own == Some(at) && version.root.properties[at].shape.ty == **ty);
+        let newest = &contract.latest().root.properties;
+        let ty = |at: usize| &version.root.properties[at].shape.ty;
+        let stands = |(source, newest): (&Source, &Property)| source.as_it_stands().filter(|at| *ty(*at) == newest.shape.ty);
+        let as_they_stand: Vec<Option<usize>> = version.sources.iter().zip(newest).map(stands).collect();
+        let stored = |at: usize| as_they_stand.contains(&Some(at));
         let foreign = contract.versions().flat_map(|other| &other.root.properties).map(|property| property.name.as_str());
         let foreign = foreign.filter(|name| version.root.position(name).is_none() && !contract.is_reserved(name));
         Self {
@@ -239,10 +241,16 @@ impl<'c> Rows<'c> {
         if !required || (version.rest.is_some() && !checker.accepts_rest(record)) {
             return None;
         }
-        for ((column, own), source) in self.columns.iter_mut().zip(&spelling.as_they_stand).zip(&version.sources) {
+        let newest = &self.plan.of.contract.latest().root.properties;
+        let places = spelling.as_they_stand.iter().zip(&version.sources).zip(newest);
+        for (column, ((own, source), property)) in self.columns.iter_mut().zip(places) {
             let whole = match own {
                 Some(at) => column.push(self.slots.get(*at).filter(|node| **node != ABSENT).map(|node| record.sibling(*node))),
-                None => column.push(source.resolve(record, &self.slots).ok()?.value()),
+                None => {
+                    let resolved = source.resolve(record, &self.slots).ok()?;
+                    let value = resolved.value();
+                    value.is_none_or(|value| storable(&property.shape, value).is_ok()) && column.push(value)
+                }
             };
             if !whole {
                 return None;
@@ -259,12 +267,15 @@ impl<'c> Rows<'c> {
         let root = decode::decode(&mut self.tape, bytes, range, &plan.of.job).map_err(|verdict| Box::new(place.reject(verdict, None)))?;
         let record = self.tape.value(bytes, root);
         let judged = judge(record, self.default_version, &mut self.slots, origin, plan).and_then(|(parts, version, unknown)| {
-            for (column, source) in self.columns.iter_mut().zip(&version.sources) {
-                // What cannot be held is null: the steps before have refused what must not be.
-                let _ = match source.resolve(record, &self.slots) {
+            let newest = &plan.of.contract.latest().root.properties;
+            for ((column, source), property) in self.columns.iter_mut().zip(&version.sources).zip(newest) {
+                let whole = match source.resolve(record, &self.slots) {
                     Ok(resolved) => column.push(resolved.value()),
-                    Err(_) => column.push(None),
+                    Err(_) => false,
                 };
+                if !whole {
+                    return Err(unheld(property, version.number));
+                }
             }
             let dates = self.program.derivation.dates(parts, &self.columns);
             let dates = dates.map_err(|verdict| Verdict { version: Some(version.number), ..verdict })?;
@@ -291,6 +302,14 @@ fn judge<'p>(
     let parts = reconcile(&origin.object.path, record, &plan.of)?;
     let (version, unknown) = validate(record, default_version, slots, &plan.of)?;
     Ok((parts, version, unknown))
+}
+
+/// The steps before have looked at what the column holds, but not at every part of it.
+fn unheld(property: &Property, version: u32) -> Verdict {
+    let mut path = "$".to_owned();
+    push_key(&mut path, &property.name);
+    let message = "some part of it is of another type in the contract's newest version, or too long for a column".to_owned();
+    Verdict { code: RejectCode::WrongType, path, message, version: Some(version) }
 }
 
 fn rescue(unknown: bool, record: Value<'_>, version: &Version, plan: &BatchPlan) -> Option<String> {

@@ -228,26 +228,27 @@ impl<'p> Writer<'p> {
 
     /// `dedupe` is kept with what is staged.
     pub async fn close(self, dedupe: Option<Dedupe>) -> Result<Staged, StageError> {
-        let mut staged = self.staged;
+        let Self { plan, tables, silver, quarantine, marks, mut staged } = self;
+        let mut open = [Some(quarantine), marks, Some(silver)];
+        staged.dedupe = dedupe;
         let closed = async {
-            staged.quarantine = self.quarantine.close().await?;
-            staged.dedupe = dedupe;
-            if let Some(marks) = self.marks {
-                staged.marks = marks.close().await?;
+            for (writer, adds) in open.iter_mut().zip([&mut staged.quarantine, &mut staged.marks, &mut staged.silver]) {
+                if let Some(writer) = writer.take() {
+                    *adds = writer.close().await?;
+                }
             }
-            staged.silver = self.silver.close().await?;
             if staged.dedupe.is_some() {
-                staged.replaced_quarantine = earlier_refusals(self.plan, &self.tables.quarantine).await?;
+                staged.replaced_quarantine = earlier_refusals(plan, &tables.quarantine).await?;
             }
             Ok::<(), StageError>(())
         };
-        match closed.await {
-            Ok(()) => Ok(staged),
-            Err(error) => {
-                staged.discard(&self.tables).await;
-                Err(error)
-            }
+        let closed = closed.await;
+        let Err(error) = closed else { return Ok(staged) };
+        for writer in open.into_iter().flatten() {
+            writer.abort().await;
         }
+        staged.discard(&tables).await;
+        Err(error)
     }
 
     pub async fn abort(self) {

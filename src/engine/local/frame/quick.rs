@@ -104,7 +104,56 @@ fn literal(bytes: &[u8], start: usize) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::scan::{Scan, Scanned};
     use super::*;
+
+    /// Whatever ends here ends there for the scan.
+    #[test]
+    fn the_scan_says_the_same() {
+        const PIECES: [&str; 22] = [
+            "{",
+            "}",
+            "[",
+            "]",
+            ",",
+            ":",
+            "\"",
+            "\\",
+            "\"a\"",
+            "\"a\":",
+            "\"result\":",
+            "1",
+            "-",
+            "tru",
+            " ",
+            "\n",
+            "\u{1}",
+            "é",
+            "{}",
+            "[]",
+            "\\\"",
+            "null",
+        ];
+        let ways = [vec!["result".to_owned()]];
+        let (mut seed, mut ended) = (0x2545_f491_4f6c_dd1d_u64, 0);
+        for _ in 0..200_000 {
+            let mut text = String::from("{");
+            for _ in 0..14 {
+                seed ^= seed << 13;
+                seed ^= seed >> 7;
+                seed ^= seed << 17;
+                text.push_str(PIECES[(seed % PIECES.len() as u64) as usize]);
+            }
+            for (ways, envelope) in [(&ways[..], true), (&[][..], false)] {
+                if let Some(end) = sound_object(text.as_bytes(), 0, ways) {
+                    ended += 1;
+                    let mut scan = Scan::new(0, envelope, usize::MAX);
+                    assert_eq!((scan.run(text.as_bytes(), ways), scan.at), (Scanned::Done, end), "{text}");
+                }
+            }
+        }
+        assert!(ended > 1000, "{ended}");
+    }
 
     #[test]
     fn what_may_be_an_envelope_does_not_end() {

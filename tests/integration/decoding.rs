@@ -277,7 +277,9 @@ fn the_quick_way_knows_no_more_of_odd_contracts() {
         let mut records: Vec<Vec<u8>> = (0..50).map(|_| odd_record(&mut random)).collect();
         let (q, e) = compare(&records, key, Layout::Firehose, random.pick(&plans));
         (quick, exact) = (quick + q, exact + e);
-        records.iter_mut().for_each(|record| spoil(record, &mut random));
+        for record in &mut records {
+            spoil(record, &mut random);
+        }
         compare(&records, key, Layout::Firehose, random.pick(&plans));
     }
     eprintln!("odd: {quick} records the quick way, {exact} the exact way");

@@ -44,7 +44,7 @@ const CLOSED_AT_ONCE: usize = 16;
 /// Rows that are worth a call of the encoder.
 const PART_ROWS: usize = 512;
 /// Parts that wait for the tasks of all partitions; each keeps the batch that it is of in memory.
-const PARTS_AHEAD: usize = 48;
+const PARTS_AHEAD: usize = 24;
 
 /// Values of the partition columns, in their order.
 type Partition = Vec<Option<PartitionValue>>;

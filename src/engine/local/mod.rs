@@ -43,7 +43,7 @@ pub use write::{Example, RejectSummary, Staged, Tables};
 /// Chunks of one object that wait for their turn.
 const CHUNKS_AHEAD: usize = 2;
 /// Chunks for each thread that are decoded or wait for their turn.
-const CHUNKS_A_THREAD: usize = 4;
+const CHUNKS_A_THREAD: usize = 3;
 /// Objects of a remote store that are opened before their turn, and the bytes of them that may wait in memory; more where there are
 /// many threads and large objects.
 const OBJECTS_AHEAD: usize = 32;

@@ -3,6 +3,7 @@
 //! One verb per file. Data goes to stdout, everything else to stderr. Every flag has an environment variable `ETL_<FLAG>`, which
 //! is how containers are configured.
 
+mod compact;
 mod completions;
 mod deploy;
 mod doctor;
@@ -57,7 +58,9 @@ enum Verb {
     Ledger(reprocess::LedgerArgs),
     /// Work with contracts
     Schema(schema::SchemaArgs),
-    /// List or remove files that no commit names
+    /// Put small files together and rows in order
+    Compact(compact::CompactArgs),
+    /// List or remove what nobody needs any more: files of dead batches and old versions, old commits
     Vacuum(vacuum::VacuumArgs),
     /// Print what runs the jobs as scheduled container tasks
     Deploy(deploy::DeployArgs),
@@ -258,9 +261,10 @@ pub fn main() -> u8 {
             Verb::Quarantine(args) => finish(quarantine::quarantine(args).await),
             Verb::Reprocess(args) => finish(Box::pin(reprocess::run(args)).await),
             Verb::Ledger(args) => finish(reprocess::ledger(args).await),
+            Verb::Compact(args) => finish(Box::pin(compact::compact(args)).await),
             Verb::Vacuum(args) => finish(vacuum::run(args).await),
             Verb::Doctor(args) => finish(doctor::doctor(args).await),
-            Verb::Schema(args) => schema::schema(&args),
+            Verb::Schema(args) => finish(Box::pin(schema::schema(args)).await),
             Verb::Deploy(args) => deploy::deploy(&args),
             Verb::Completions(args) => completions::completions(&args),
         }

@@ -3,9 +3,10 @@
 use clap::Args;
 use comfy_table::Cell;
 
-use super::{Format, Objects, Places, Sources, Tuning, output, requests, settings};
+use super::{Format, Objects, Places, Sources, Tuning, compact, output, requests, settings};
 use crate::plan::price::PRICES;
-use crate::run::{RunError, inspect};
+use crate::run::care::{self, Options};
+use crate::run::{RunError, Settings, inspect};
 
 #[derive(Debug, Args)]
 pub struct PlanArgs {
@@ -15,6 +16,12 @@ pub struct PlanArgs {
     places: Places,
     #[command(flatten)]
     objects: Objects,
+    /// What `etl compact` would rewrite, instead
+    #[arg(long)]
+    compact: bool,
+    /// With --compact: every partition that gains anything, as `etl compact --force` takes them
+    #[arg(long, requires = "compact")]
+    force: bool,
     /// Form of the answer on stdout
     #[arg(long, env = "ETL_OUTPUT", value_enum, default_value_t = Format::Text)]
     output: Format,
@@ -44,8 +51,25 @@ fn estimates(plans: &[inspect::SourcePlanReport]) {
     ));
 }
 
+async fn plan_compaction(args: &PlanArgs, settings: &Settings) -> Result<u8, RunError> {
+    let mut plans = Vec::new();
+    for entity in compact::entities(&args.places, &args.sources.entity) {
+        let databases = compact::databases(settings, &entity, &args.sources.country)?;
+        let options = Options { databases, force: args.force, ..Options::default() };
+        plans.extend(care::plan(settings, &entity, &options).await?);
+    }
+    match args.output {
+        Format::Json => output::json(&serde_json::json!({ "tables": plans })),
+        Format::Text => compact::plans(&plans),
+    }
+    Ok(0)
+}
+
 pub async fn plan(args: PlanArgs) -> Result<u8, RunError> {
     let settings = settings(String::new(), &args.places, Some(&args.objects), Tuning::default()).await?;
+    if args.compact {
+        return plan_compaction(&args, &settings).await;
+    }
     let mut plans = Vec::new();
     for request in requests(&args.places, &args.sources) {
         plans.push(inspect::plan(&settings, &request.entity, &request.country).await?);

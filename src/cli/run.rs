@@ -198,7 +198,7 @@ async fn keep_record(settings: &Settings, report: &RunReport) {
 }
 
 /// The batch in hand is finished if it can be in time, no further one is begun.
-fn end_on_signal(stop: Stop, timeout: Duration) {
+pub fn end_on_signal(stop: Stop, timeout: Duration) {
     tokio::spawn(async move {
         let signal = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate());
         let Ok(mut signal) = signal else { return };
@@ -263,6 +263,10 @@ fn job_details(job: &JobReport) {
         let rows = output::counted(commit.rows, "row", "rows");
         let files = output::counted(commit.files, "file", "files");
         output::println(&format!("\n{name}: {} version {}: {rows} in {files}", commit.table, commit.version));
+    }
+    for care in &job.care {
+        let (files, became) = (output::counted(care.files_removed, "file", "files"), output::grouped(care.files_added));
+        output::println(&format!("{name}: {} compacted: {files} became {became}, {}", care.table, output::size(care.bytes_added)));
     }
     if job.records.removed > 0 {
         output::println(&format!("{name}: {} left silver", output::counted(job.records.removed, "row", "rows")));

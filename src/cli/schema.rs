@@ -1,16 +1,18 @@
-//! `etl schema check`: proves contracts and jobs without reading any data.
+//! `etl schema check`: proves contracts and jobs without reading any data. `etl schema migrate`: brings a contract's next version to
+//! a live table.
 
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use comfy_table::Cell;
 
-use super::output;
+use super::{Format, Places, Tuning, compact, output, settings};
 use crate::contract::columns::sql_name;
 use crate::contract::evolve::changes;
 use crate::contract::{Contract, Verdict};
 use crate::job::{Job, known_entities};
 use crate::run::RunError;
+use crate::run::migrate::{self, EntityMigration};
 
 #[derive(Debug, Args)]
 pub struct SchemaArgs {
@@ -22,6 +24,23 @@ pub struct SchemaArgs {
 enum Verb {
     /// Check contracts and jobs, and show columns and changes between versions
     Check(CheckArgs),
+    /// Show what a contract's newest version changes in a live table, or do it
+    Migrate(MigrateArgs),
+}
+
+#[derive(Debug, Args)]
+struct MigrateArgs {
+    /// Entity, comma list, or all
+    #[arg(long, env = "ETL_ENTITY", value_delimiter = ',', required = true, value_name = "E")]
+    entity: Vec<String>,
+    /// Rewrite the table; without it the changes and their price are only shown
+    #[arg(long)]
+    execute: bool,
+    #[command(flatten)]
+    places: Places,
+    /// Form of the answer on stdout
+    #[arg(long, env = "ETL_OUTPUT", value_enum, default_value_t = Format::Text)]
+    output: Format,
 }
 
 #[derive(Debug, Args)]
@@ -40,8 +59,61 @@ struct CheckArgs {
     columns: bool,
 }
 
-pub fn schema(args: &SchemaArgs) -> u8 {
-    let Verb::Check(args) = &args.verb;
+pub async fn schema(args: SchemaArgs) -> Result<u8, RunError> {
+    match args.verb {
+        Verb::Check(args) => Ok(check_all(&args)),
+        Verb::Migrate(args) => migrate(&args).await,
+    }
+}
+
+async fn migrate(args: &MigrateArgs) -> Result<u8, RunError> {
+    let settings = settings(uuid::Uuid::now_v7().to_string(), &args.places, None, Tuning::default()).await?;
+    let mut done = Vec::new();
+    for entity in compact::entities(&args.places, &args.entity) {
+        done.extend(migrate::migrate(&settings, &entity, args.execute).await?);
+    }
+    if args.output == Format::Json {
+        output::json(&serde_json::json!({ "entities": done }));
+        return Ok(0);
+    }
+    for entity in &done {
+        let from = entity.from.map_or("none".to_owned(), |from| from.to_string());
+        if !entity.is_needed() {
+            output::println(&format!("{}: the table has contract version {from} and its columns", entity.entity));
+            continue;
+        }
+        output::println(&format!("{}: contract version {from} → {}", entity.entity, entity.to));
+        for table in &entity.tables {
+            for difference in &table.differences {
+                let (found, expected) = (difference.found.as_deref().unwrap_or("-"), difference.expected.as_deref().unwrap_or("-"));
+                output::println(&format!("  {}.{}: {found} → {expected}", table.table, difference.column));
+            }
+            let (files, size) = (output::counted(table.files, "file", "files"), output::size(table.bytes));
+            let estimate = &table.estimate;
+            let usd = estimate.requests_usd + estimate.task_usd;
+            output::println(&match &table.done {
+                Some(done) => {
+                    let rows = output::counted(done.rows, "row", "rows");
+                    format!(
+                        "  {}: version {}, {rows} rewritten, {} → {}",
+                        table.table,
+                        done.version,
+                        output::size(done.bytes_read),
+                        output::size(done.bytes_written)
+                    )
+                }
+                None if table.additive => format!("  {}: metadata only", table.table),
+                None => format!("  {}: {files}, {size} to rewrite, about {:.0} s and {usd:.4} $", table.table, estimate.seconds),
+            });
+        }
+    }
+    if !args.execute && done.iter().any(EntityMigration::is_needed) {
+        output::say("nothing was changed; --execute does it");
+    }
+    Ok(0)
+}
+
+fn check_all(args: &CheckArgs) -> u8 {
     let mut entities = Vec::new();
     for name in &args.entity {
         if name == "all" {

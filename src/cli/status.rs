@@ -4,7 +4,8 @@ use clap::Args;
 use comfy_table::Cell;
 
 use super::{Format, Places, Sources, Tuning, output, requests, settings};
-use crate::run::{RunError, inspect};
+use crate::run::RunError;
+use crate::run::inspect::{self, SourceStatus};
 
 #[derive(Debug, Args)]
 pub struct StatusArgs {
@@ -15,6 +16,51 @@ pub struct StatusArgs {
     /// Form of the answer on stdout
     #[arg(long, env = "ETL_OUTPUT", value_enum, default_value_t = Format::Text)]
     output: Format,
+}
+
+/// The state of the tables' files.
+fn health(all: &[SourceStatus]) {
+    let head =
+        ["table", "country", "partitions", "files", "small", "mostly", "due", "due bytes", "open", "since checkpoint", "last compacted"];
+    let mut table = output::table(&head);
+    let mut notes = Vec::new();
+    for status in all {
+        let tables = [("", &status.silver), ("_quarantine", &status.quarantine)];
+        for (suffix, found) in tables.into_iter().filter_map(|(suffix, found)| Some((suffix, found.as_ref()?))) {
+            let (name, health) = (format!("{}{suffix}", status.entity), &found.health);
+            let mostly = health
+                .sizes
+                .iter()
+                .max_by_key(|class| class.files)
+                .map_or(String::new(), |class| format!("< {}", output::size(class.upto)));
+            let last = health.last_maintenance.as_ref().map_or("never".to_owned(), |last| {
+                let read = output::size(last.bytes_read);
+                format!("{}, {read} in {:.1} s", last.at.format("%F %TZ"), last.seconds)
+            });
+            table.add_row(vec![
+                Cell::new(&name),
+                Cell::new(&status.country),
+                output::number(health.partitions),
+                output::number(found.files),
+                output::number(health.small_files),
+                Cell::new(mostly),
+                output::number(health.due_partitions),
+                Cell::new(output::size(health.due_bytes)),
+                output::number(health.open_partitions),
+                output::number(health.commits_since_checkpoint),
+                Cell::new(last),
+            ]);
+            if let Some(held) = &health.maintainer {
+                let (since, until) = (held.since.format("%F %TZ"), held.expires.format("%F %TZ"));
+                notes.push(format!("{name}: looked after by run {} since {since}, its lease lasts until {until}", held.run));
+            }
+        }
+    }
+    output::println(&format!("\n{}", table.trim_fmt()));
+    notes.dedup();
+    for note in notes {
+        output::println(&note);
+    }
 }
 
 pub async fn status(args: StatusArgs) -> Result<u8, RunError> {
@@ -48,6 +94,7 @@ pub async fn status(args: StatusArgs) -> Result<u8, RunError> {
         ]);
     }
     output::println(&table.trim_fmt());
+    health(&all);
     for status in &all {
         for open in &status.open_claims {
             let claim = &open.claim;

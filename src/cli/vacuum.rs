@@ -1,13 +1,15 @@
-//! `etl vacuum`: files that no commit names.
+//! `etl vacuum`: what nobody needs any more.
 
 use std::time::Duration;
 
 use clap::Args;
 
+use super::compact::entities;
 use super::{Format, Places, Tuning, output, settings};
-use crate::job::{known_entities, parse_duration_setting};
+use crate::job::parse_duration_setting;
 use crate::run::RunError;
 use crate::run::vacuum::{SAFE_RETENTION, vacuum};
+use crate::silver::vacuum::Why;
 
 #[derive(Debug, Args)]
 pub struct VacuumArgs {
@@ -17,7 +19,7 @@ pub struct VacuumArgs {
     /// Only files last written longer ago than this
     #[arg(long, value_parser = retention, default_value = "7 d", value_name = "TIME")]
     retention: Duration,
-    /// Allow a retention below 7 days: readers of older versions then lose their files
+    /// Allow a retention below 7 days: readers of older versions then lose their files, and so do queries that are under way
     #[arg(long)]
     force_retention: bool,
     /// Remove the files; without it they are only listed
@@ -36,16 +38,16 @@ fn retention(text: &str) -> Result<Duration, String> {
 
 pub async fn run(args: VacuumArgs) -> Result<u8, RunError> {
     if args.retention < SAFE_RETENTION && !args.force_retention {
-        output::error("a retention below 7 days breaks readers of older versions; --force-retention allows it");
+        output::error(
+            "with a retention below 7 days, readers of older versions and queries that are under way lose their files; \
+             --force-retention allows it",
+        );
         return Ok(2);
     }
-    let settings = settings(String::new(), &args.places, None, Tuning::default()).await?;
+    let settings = settings(uuid::Uuid::now_v7().to_string(), &args.places, None, Tuning::default()).await?;
     let mut reports = Vec::new();
-    for name in &args.entity {
-        let entities = if name == "all" { known_entities(&args.places.jobs) } else { vec![name.clone()] };
-        for entity in entities {
-            reports.extend(vacuum(&settings, &entity, args.retention, args.execute).await?);
-        }
+    for entity in entities(&args.places, &args.entity) {
+        reports.extend(vacuum(&settings, &entity, args.retention, args.execute).await?);
     }
     if args.output == Format::Json {
         output::json(&serde_json::json!({ "tables": reports }));
@@ -56,7 +58,13 @@ pub async fn run(args: VacuumArgs) -> Result<u8, RunError> {
         let verb = if report.removed { "removed" } else { "would remove" };
         output::println(&format!("{}: {verb} {files}, {}", report.table, output::size(report.bytes)));
         for file in &report.files {
-            output::println(&format!("  {} {} {}", file.modified.format("%F %TZ"), output::size(file.bytes), file.path));
+            let why = match file.why {
+                Why::Orphan => "no commit names it",
+                Why::Removed => "removed by a commit",
+                Why::OldLog => "covered by a checkpoint",
+                Why::OldLedger => "covered by a snapshot of the ledger",
+            };
+            output::println(&format!("  {} {} {}: {why}", file.modified.format("%F %TZ"), output::size(file.bytes), file.path));
         }
     }
     if !args.execute && reports.iter().any(|report| !report.files.is_empty()) {

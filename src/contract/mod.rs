@@ -9,6 +9,7 @@
 
 pub mod check;
 pub mod columns;
+pub mod convert;
 pub mod evolve;
 mod pattern;
 pub mod predicate;

@@ -25,10 +25,10 @@ pub struct Source {
     pub path: Vec<String>,
     /// Position of `path[0]` among the version's own properties.
     slot: Option<usize>,
-    default: Option<String>,
-    casts: Vec<String>,
+    pub(super) default: Option<String>,
+    pub(super) casts: Vec<String>,
     /// Fields inside of it that a later version keeps elsewhere.
-    moved_out: Vec<Vec<String>>,
+    pub(super) moved_out: Vec<Vec<String>>,
 }
 
 /// What a record has for a property of the newest version.

@@ -3,6 +3,7 @@
 //! Defaults live in `written`; everything behind the border is checked, typed and unit-bearing. A job is then checked against
 //! its contract ([`Job::check_against`]): keys, event time and derivations must name properties of the right type.
 
+pub mod care;
 pub mod deploy;
 mod written;
 
@@ -13,6 +14,7 @@ use crate::contract::predicate::Predicate;
 use crate::contract::{Contract, Type};
 use crate::domain::{Mistake, PartitionColumn, Source};
 
+pub use care::{ClusterBy, Compact};
 pub use deploy::Deploy;
 
 #[derive(Debug, thiserror::Error)]
@@ -137,8 +139,18 @@ pub struct Table {
     pub file: u64,
     /// Encoded bytes of a row group.
     pub row_group: u64,
+    /// The same in files whose rows are clustered: a search that a row group's bounds rule out need not read it.
+    pub clustered_row_group: u64,
     /// Of ZSTD.
     pub compression_level: i32,
+    /// The same in files that were put together, which are written once and read often.
+    pub compaction_level: i32,
+    /// Rows of a page at most; until a page is full each of its texts costs eight bytes, in every open file.
+    pub page_rows: usize,
+    /// Commits after which the log is folded into a checkpoint.
+    pub checkpoint_every: u64,
+    /// How long versions stay readable: older commits that a checkpoint covers leave the log.
+    pub log_retention: Duration,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -170,6 +182,10 @@ pub struct Job {
     pub gate: Gate,
     pub limits: Limits,
     pub table: Table,
+    /// When and how files are put together.
+    pub compact: Compact,
+    /// How rows lie in compacted files.
+    pub cluster_by: Option<ClusterBy>,
     pub lease: Lease,
     /// How its container task runs.
     pub deploy: Deploy,
@@ -266,6 +282,15 @@ impl Job {
                 && let Err(error) = Predicate::compile(condition, contract)
             {
                 return Err(self.mistake(condition, format!("delete_when: {error}")));
+            }
+        }
+        for name in self.cluster_by.iter().flat_map(ClusterBy::columns) {
+            match root.property(name).map(|property| &property.shape.ty) {
+                None => return Err(self.mistake(name, format!("cluster_by property `{name}` is not in the contract of {}", self.entity))),
+                Some(Type::Struct(_) | Type::Map(_) | Type::List(_) | Type::Json { .. }) => {
+                    return Err(self.mistake(name, format!("`{name}` has a type that orders nothing; cluster_by takes plain types")));
+                }
+                Some(_) => {}
             }
         }
         let instants = PartitionColumn::ALL.iter().filter_map(|column| self.partition(*column).derive.as_ref());

@@ -2,6 +2,7 @@
 
 use serde::Deserialize;
 
+use super::care::{ClusterByFile, CompactFile};
 use super::deploy::DeployFile;
 use super::{
     Gate, Job, Lease, Limits, Mode, OnChangedObject, OnConflict, PartitionRule, Table, UnknownFields, Upsert, Where, parse_bytes,
@@ -44,6 +45,9 @@ pub struct JobFile {
     limits: LimitsFile,
     #[serde(default)]
     table: TableFile,
+    #[serde(default)]
+    compact: CompactFile,
+    cluster_by: Option<ClusterByFile>,
     #[serde(default)]
     lease: LeaseFile,
     #[serde(default)]
@@ -181,12 +185,26 @@ impl Default for LimitsFile {
 struct TableFile {
     file: String,
     row_group: String,
+    clustered_row_group: String,
     compression_level: i32,
+    compaction_level: i32,
+    page_rows: usize,
+    checkpoint_every: u64,
+    log_retention: String,
 }
 
 impl Default for TableFile {
     fn default() -> Self {
-        Self { file: "128 MiB".to_owned(), row_group: "32 MiB".to_owned(), compression_level: 1 }
+        Self {
+            file: "128 MiB".to_owned(),
+            row_group: "32 MiB".to_owned(),
+            clustered_row_group: "4 MiB".to_owned(),
+            compression_level: 1,
+            compaction_level: 3,
+            page_rows: 8192,
+            checkpoint_every: 50,
+            log_retention: "30 d".to_owned(),
+        }
     }
 }
 
@@ -309,10 +327,20 @@ impl JobFile {
         let table = Table {
             file: size("file:", &self.table.file)?,
             row_group: size("row_group", &self.table.row_group)?,
+            clustered_row_group: size("clustered_row_group", &self.table.clustered_row_group)?,
             compression_level: self.table.compression_level,
+            compaction_level: self.table.compaction_level,
+            page_rows: count("page_rows", self.table.page_rows)?,
+            checkpoint_every: self.table.checkpoint_every,
+            log_retention: time("log_retention", &self.table.log_retention)?,
         };
-        if !(1..=22).contains(&table.compression_level) {
-            return Err(fail("compression_level", "ZSTD has levels 1 to 22", "compression_level: 1"));
+        if table.checkpoint_every == 0 {
+            return Err(fail("checkpoint_every", "a checkpoint after no commit at all is none", "checkpoint_every: 50"));
+        }
+        for (name, level) in [("compression_level", table.compression_level), ("compaction_level", table.compaction_level)] {
+            if !(1..=22).contains(&level) {
+                return Err(fail(name, "ZSTD has levels 1 to 22", &format!("{name}: 1")));
+            }
         }
         let lease = Lease {
             duration: time("duration", &self.lease.duration)?,
@@ -347,6 +375,8 @@ impl JobFile {
             }
         };
         let deploy = self.deploy.meant(&fail)?;
+        let compact = self.compact.meant(&fail)?;
+        let cluster_by = self.cluster_by.map(|written| written.meant(&fail)).transpose()?;
         let PartitionsFile { database, entity, year, month, day } = self.partitions;
         Ok(Job {
             fingerprint: format!("{:032x}", xxhash_rust::xxh3::xxh3_128(text.as_bytes())),
@@ -378,6 +408,8 @@ impl JobFile {
             },
             limits,
             table,
+            compact,
+            cluster_by,
             lease,
             deploy,
             file: file.to_owned(),

@@ -11,10 +11,12 @@
 //! An intent is written only when the one before it is committed; so at most one intent of a source is open, and whoever comes
 //! next finishes it. Entries are folded into a sorted snapshot now and then; finding what is new is a merge of that with the listing.
 
+pub mod maintenance;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use futures::{StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
 
@@ -23,8 +25,14 @@ use crate::store::{Store, StoreError};
 
 /// Entries after which the log is folded.
 const FOLD_EVERY: u64 = 64;
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
+/// Of entries that every program reads which knows a ledger at all.
+const FIRST_FORMAT: u32 = 1;
 const ENTRIES_AT_ONCE: usize = 32;
+/// Whoever has not looked at the ledger for so long reads it anew: entries may have been cleaned up since.
+const STALE: TimeDelta = TimeDelta::hours(6);
+/// Entries that a snapshot covers are kept at least so long.
+pub const SHORTEST_RETENTION: TimeDelta = TimeDelta::days(1);
 const SHORTEST_RENEWAL: Duration = Duration::from_millis(10);
 
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +45,11 @@ pub enum LedgerError {
     Format { path: String, found: u32 },
     #[error("ledger snapshot {path} is not readable: {source}")]
     Snapshot { path: String, source: std::io::Error },
+    #[error(
+        "contract version {required} is being brought in and this program knows {known}; nothing was committed: update the program or \
+         its schemas, and see that `etl schema migrate` comes to its end"
+    )]
+    Fenced { required: u32, known: u32 },
     #[error("the claim {claim} was taken over by another run after its lease ran out; nothing of it was committed")]
     Lost { claim: String },
 }
@@ -96,6 +109,9 @@ pub struct Intent {
     pub records: Records,
     pub job: String,
     pub contract: String,
+    /// The newest contract version that the writer knows.
+    #[serde(default)]
+    pub contract_version: u32,
 }
 
 /// Object versions that a batch has taken.
@@ -123,6 +139,11 @@ enum What {
         run: String,
     },
     Intent(Box<Intent>),
+    /// From here on only writers that know this contract version may commit: the tables are being migrated to it.
+    Fence {
+        contract: u32,
+        run: String,
+    },
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -132,6 +153,11 @@ struct Entry {
     nonce: String,
     at: DateTime<Utc>,
     what: What,
+}
+
+#[derive(Debug, Deserialize)]
+struct Format {
+    format: u32,
 }
 
 /// A renewable promise that a claim's owner is alive.
@@ -176,6 +202,9 @@ struct State {
     /// The latest path day that was committed as a snapshot.
     #[serde(default)]
     extent: Option<String>,
+    /// The contract version that a writer must know.
+    #[serde(default)]
+    fence: u32,
 }
 
 impl State {
@@ -195,6 +224,7 @@ impl State {
                     }
                 }
             }
+            What::Fence { contract, .. } => self.fence = self.fence.max(contract),
             What::Intent(intent) => {
                 if let Some(claim) = self.claims.remove(&intent.claim) {
                     let batch = self.batches.len() as u32;
@@ -230,6 +260,8 @@ pub struct Ledger {
     store: Store,
     lease: Duration,
     state: State,
+    /// When it was last read to its end.
+    read: DateTime<Utc>,
 }
 
 impl Ledger {
@@ -239,36 +271,68 @@ impl Ledger {
 
     /// Reads the newest snapshot and what follows it: three round trips, however many entries there are.
     pub async fn open(silver: &Store, source: &Source, lease: Duration) -> Result<Self, LedgerError> {
-        let mut ledger = Self { store: Self::folder(silver, source), lease, state: State::default() };
-        let store = ledger.store.clone();
+        let mut ledger = Self { store: Self::folder(silver, source), lease, state: State::default(), read: Utc::now() };
+        ledger.read_all().await?;
+        Ok(ledger)
+    }
+
+    async fn read_all(&mut self) -> Result<(), LedgerError> {
+        let now = Utc::now();
+        let store = self.store.clone();
         let names: Vec<String> = store.list("snapshots").map_ok(|(key, _)| key).try_collect().await?;
         let newest = names.into_iter().max();
         // The name says where the log goes on, so both are asked for at once.
         let after = newest.as_ref().map_or_else(|| "log/".to_owned(), |name| entry_path(seq_of(name)));
         let (state, entries) =
             tokio::try_join!(read_snapshot(&store, newest.as_deref()), async { Ok(store.list_after("log", &after).await?) })?;
-        ledger.state = state;
-        let head = ledger.state.head;
+        self.state = state;
+        let head = self.state.head;
         let mut entries: Vec<u64> = entries.iter().map(|key| seq_of(key)).filter(|seq| *seq > head).collect();
         entries.sort_unstable();
         let mut read = futures::stream::iter(entries).map(|seq| read_entry(&store, seq)).buffered(ENTRIES_AT_ONCE);
         while let Some((seq, entry)) = read.try_next().await? {
             // Entries are numbered without gaps; what comes after one that is missing is none.
             match entry {
-                Some(entry) if seq == ledger.state.head + 1 => ledger.state.apply(seq, entry),
+                Some(entry) if seq == self.state.head + 1 => self.state.apply(seq, entry),
                 _ => break,
             }
         }
-        Ok(ledger)
+        self.read = now;
+        Ok(())
     }
 
     /// Reads entries that others wrote meanwhile.
     pub async fn refresh(&mut self) -> Result<(), LedgerError> {
+        let now = Utc::now();
+        if now - self.read > STALE {
+            return self.read_all().await;
+        }
         loop {
             let seq = self.state.head + 1;
-            let (_, Some(entry)) = read_entry(&self.store, seq).await? else { return Ok(()) };
+            let (_, Some(entry)) = read_entry(&self.store, seq).await? else { break };
             self.state.apply(seq, entry);
         }
+        self.read = now;
+        Ok(())
+    }
+
+    /// Entries and snapshots that a later snapshot covers and that were written before `older_than`. The numbers of entries that
+    /// are gone are free again, so they must be old enough that nobody still builds on what came before them.
+    pub async fn covered(&self, older_than: DateTime<Utc>) -> Result<Vec<(String, object_store::ObjectMeta)>, LedgerError> {
+        let older_than = older_than.min(Utc::now() - SHORTEST_RETENTION);
+        let snapshots: Vec<(String, object_store::ObjectMeta)> = self.store.list("snapshots").try_collect().await?;
+        // The newest one but one still has its log: should the newest not be readable, all is there.
+        let mut numbers: Vec<u64> = snapshots.iter().map(|(path, _)| seq_of(path)).collect();
+        numbers.sort_unstable_by(|a, b| b.cmp(a));
+        let Some(base) = numbers.get(1).copied() else { return Ok(Vec::new()) };
+        let log: Vec<(String, object_store::ObjectMeta)> = self.store.list("log").try_collect().await?;
+        let entries = log.into_iter().filter(|(path, _)| seq_of(path) <= base);
+        let snapshots = snapshots.into_iter().filter(|(path, _)| seq_of(path) < base);
+        Ok(entries.chain(snapshots).filter(|(_, meta)| meta.last_modified < older_than).collect())
+    }
+
+    pub fn store(&self) -> &Store {
+        &self.store
     }
 
     /// The newest intent, committed or not.
@@ -346,7 +410,13 @@ impl Ledger {
 
     /// Writes `what` at head + 1; `false` where another entry came first, which is then read.
     async fn append(&mut self, what: What) -> Result<bool, LedgerError> {
-        let entry = Entry { format: FORMAT, nonce: uuid::Uuid::new_v4().to_string(), at: Utc::now(), what };
+        if Utc::now() - self.read > STALE {
+            self.read_all().await?;
+            return Ok(false);
+        }
+        // A program that does not know of fences must not pass one by.
+        let format = if matches!(what, What::Fence { .. }) { FORMAT } else { FIRST_FORMAT };
+        let entry = Entry { format, nonce: uuid::Uuid::new_v4().to_string(), at: Utc::now(), what };
         let seq = self.state.head + 1;
         let path = entry_path(seq);
         let bytes = serde_json::to_vec(&entry).map_err(|source| LedgerError::Parse { path: path.clone(), source })?;
@@ -455,19 +525,12 @@ impl Ledger {
 
     /// When a claim may be taken over unless its owner renews it.
     pub async fn expires(&self, claim: &Claim) -> Result<DateTime<Utc>, LedgerError> {
-        let path = lease_path(&claim.id);
-        Ok(match self.store.get(&path).await? {
-            Some(bytes) => serde_json::from_slice::<LeaseFile>(&bytes).map_err(|source| LedgerError::Parse { path, source })?.expires,
-            None => claim.at + self.lease,
-        })
+        Ok(read_lease(&self.store, &claim.id).await?.map_or(claim.at + self.lease, |lease| lease.expires))
     }
 
     /// Whether the run that wrote an intent still renews its lease, so that it is about to commit it.
     pub async fn owner_lives(&self, intent: &Intent) -> Result<bool, LedgerError> {
-        let path = lease_path(&intent.claim);
-        let Some(bytes) = self.store.get(&path).await? else { return Ok(false) };
-        let lease: LeaseFile = serde_json::from_slice(&bytes).map_err(|source| LedgerError::Parse { path, source })?;
-        Ok(lease.expires >= Utc::now())
+        Ok(read_lease(&self.store, &intent.claim).await?.is_some_and(|lease| lease.expires >= Utc::now()))
     }
 
     /// Writes the intent, if its claim still stands and no other intent came first.
@@ -476,6 +539,9 @@ impl Ledger {
             if !self.state.claims.contains_key(&intent.claim) {
                 return Err(LedgerError::Lost { claim: intent.claim });
             }
+            if self.state.fence > intent.contract_version {
+                return Err(LedgerError::Fenced { required: self.state.fence, known: intent.contract_version });
+            }
             if self.next_intent() != intent.k {
                 return Ok(Intended::Overtaken);
             }
@@ -483,6 +549,12 @@ impl Ledger {
                 return Ok(Intended::Written);
             }
         }
+    }
+
+    /// Keeps writers that do not know a contract version from committing anything more.
+    pub async fn fence(&mut self, run: &str, contract: u32) -> Result<(), LedgerError> {
+        while self.state.fence < contract && !self.append(What::Fence { contract, run: run.to_owned() }).await? {}
+        Ok(())
     }
 
     /// The lease of a claim that became an intent is of no more use.
@@ -555,11 +627,19 @@ async fn read_snapshot(store: &Store, name: Option<&str>) -> Result<State, Ledge
 async fn read_entry(store: &Store, seq: u64) -> Result<(u64, Option<Entry>), LedgerError> {
     let path = entry_path(seq);
     let Some(bytes) = store.get(&path).await? else { return Ok((seq, None)) };
-    let entry: Entry = serde_json::from_slice(&bytes).map_err(|source| LedgerError::Parse { path: path.clone(), source })?;
-    if entry.format > FORMAT {
-        return Err(LedgerError::Format { path, found: entry.format });
+    let parse = |source| LedgerError::Parse { path: path.clone(), source };
+    // The format first: an entry of a later one need not be readable.
+    let Format { format } = serde_json::from_slice(&bytes).map_err(parse)?;
+    if format > FORMAT {
+        return Err(LedgerError::Format { path, found: format });
     }
-    Ok((seq, Some(entry)))
+    Ok((seq, Some(serde_json::from_slice(&bytes).map_err(parse)?)))
+}
+
+async fn read_lease(store: &Store, of: &str) -> Result<Option<LeaseFile>, LedgerError> {
+    let path = lease_path(of);
+    let Some(bytes) = store.get(&path).await? else { return Ok(None) };
+    serde_json::from_slice(&bytes).map(Some).map_err(|source| LedgerError::Parse { path, source })
 }
 
 /// The number in the name of an entry or a snapshot.
@@ -598,8 +678,17 @@ mod tests {
     }
 
     fn intent(claim: &str, k: i64) -> Intent {
-        let (job, contract) = (String::new(), String::new());
-        Intent { k, claim: claim.to_owned(), run: "r".to_owned(), tables: vec![], extent: None, records: Records::default(), job, contract }
+        Intent {
+            k,
+            claim: claim.to_owned(),
+            run: "r".to_owned(),
+            tables: vec![],
+            extent: None,
+            records: Records::default(),
+            job: String::new(),
+            contract: String::new(),
+            contract_version: 1,
+        }
     }
 
     #[tokio::test]

@@ -4,6 +4,7 @@
 //! name, key) and cut into batches in that order; so neither the listing order nor the batch size changes an outcome.
 
 mod columns;
+pub mod compact;
 pub mod ecs;
 pub mod order;
 pub mod price;

@@ -87,6 +87,41 @@ impl Prices {
     }
 }
 
+/// The work of a compaction.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Rewrite {
+    pub files: u64,
+    pub becomes: u64,
+    pub bytes: u64,
+    /// Whether rows are put in order, too.
+    pub sorted: bool,
+    pub commits: u64,
+}
+
+/// Stored bytes that one core reads and writes anew in a second, and sorted, as measured (docs/performance.md).
+const REWRITTEN_PER_CORE_SECOND: f64 = 3.0e7;
+const SORTED_PER_CORE_SECOND: f64 = 1.5e7;
+/// Bytes of one part of an upload, and of a file that takes one request to read.
+const PART: u64 = 5 << 20;
+const WHOLE: u64 = 8 << 20;
+/// Of the log and the lease.
+const REQUESTS_PER_COMPACTION: u64 = 20;
+const PUTS_PER_COMMIT: u64 = 2;
+
+impl Prices {
+    pub fn rewrite(&self, work: &Rewrite, vcpus: f64, gib: f64) -> Estimate {
+        if work.files == 0 {
+            return Estimate::default();
+        }
+        // What was written is read back by its keys: a footer and a few columns.
+        let gets = work.files + work.bytes / WHOLE + 3 * work.becomes + REQUESTS_PER_COMPACTION;
+        let puts = work.bytes / PART + 2 * work.becomes + PUTS_PER_COMMIT * work.commits;
+        let per_second = if work.sorted { SORTED_PER_CORE_SECOND } else { REWRITTEN_PER_CORE_SECOND };
+        let seconds = START_SECONDS + work.bytes as f64 / (per_second * vcpus);
+        Estimate { lists: 6, gets, puts, requests_usd: self.requests(6 + puts, gets), seconds, task_usd: self.task(vcpus, gib, seconds) }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

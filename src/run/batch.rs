@@ -176,6 +176,7 @@ fn intent(run: &SourceRun<'_>, plan: &BatchPlan, staged: &Staged, k: i64) -> Int
         records: staged.records,
         job: plan.of.job.fingerprint.clone(),
         contract: plan.of.contract.fingerprint(),
+        contract_version: plan.of.contract.latest().number,
     }
 }
 

@@ -1,6 +1,6 @@
 //! Looking without touching: what a run would do, and how a source stands.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use arrow::array::RecordBatch;
 use datafusion::error::DataFusionError;
@@ -8,12 +8,22 @@ use datafusion::prelude::{DataFrame, col, lit};
 use futures::TryStreamExt;
 use serde::Serialize;
 
+use super::care::{self, Options};
 use super::{RunError, Settings, load, tables_of};
 use crate::bronze;
 use crate::domain::{BronzeObject, Layout, Source};
+use crate::engine::local::Tables;
+use crate::job::Job;
+use crate::ledger::maintenance::{self, Held, LastMaintenance};
 use crate::ledger::{Claim, Ledger, Standing};
+use crate::plan::compact::is_small;
 use crate::plan::price::{Estimate, PRICES, Work};
 use crate::plan::{cut_batches, order, put_in_order};
+use crate::silver::compact::Planned;
+use crate::silver::{LiveFile, Table};
+
+/// Files below it are one class.
+const SMALLEST_CLASS: u64 = 64 << 10;
 
 /// What a run would read.
 #[derive(Debug, Serialize)]
@@ -133,6 +143,33 @@ pub struct TableStatus {
     pub files: u64,
     pub bytes: u64,
     pub rows: u64,
+    pub health: Health,
+}
+
+/// Files of at most this many bytes.
+#[derive(Debug, Serialize)]
+pub struct SizeClass {
+    pub upto: u64,
+    pub files: u64,
+}
+
+/// What readers of the table have to expect; lease, checkpoint and last maintenance are the whole table's.
+#[derive(Debug, Serialize)]
+pub struct Health {
+    pub partitions: u64,
+    /// By size; classes without files are left out.
+    pub sizes: Vec<SizeClass>,
+    /// Smaller than half of a full file.
+    pub small_files: u64,
+    /// Partitions that `etl compact` would put together now, and those that it leaves alone until they are older.
+    pub due_partitions: u64,
+    pub open_partitions: u64,
+    pub due_bytes: u64,
+    /// Commits since the last checkpoint: what every reader reads one by one.
+    pub commits_since_checkpoint: u64,
+    pub checkpoint: Option<u64>,
+    pub maintainer: Option<Held>,
+    pub last_maintenance: Option<LastMaintenance>,
 }
 
 pub async fn status(settings: &Settings, entity: &str, country: &str) -> Result<SourceStatus, RunError> {
@@ -143,7 +180,7 @@ pub async fn status(settings: &Settings, entity: &str, country: &str) -> Result<
     let mut settled = true;
     if let Some(intent) = ledger.last_intent() {
         for append in &intent.tables {
-            let table = crate::silver::Table::at(&settings.silver, &append.table);
+            let table = Table::at(&settings.silver, &append.table);
             settled &= table.intent(&source.app_id()).await? >= intent.k;
         }
     }
@@ -161,22 +198,42 @@ pub async fn status(settings: &Settings, entity: &str, country: &str) -> Result<
         intents: ledger.next_intent() - 1,
         settled,
         open_claims,
-        silver: table_status(&tables.silver, &source).await?,
-        quarantine: table_status(&tables.quarantine, &source).await?,
+        silver: table_status(settings, &job, &tables, &tables.silver, &source).await?,
+        quarantine: table_status(settings, &job, &tables, &tables.quarantine, &source).await?,
     })
 }
 
-async fn table_status(table: &crate::silver::Table, source: &Source) -> Result<Option<TableStatus>, RunError> {
+async fn table_status(
+    settings: &Settings,
+    job: &Job,
+    tables: &Tables,
+    table: &Table,
+    source: &Source,
+) -> Result<Option<TableStatus>, RunError> {
     if !table.exists().await? {
         return Ok(None);
     }
-    let version = table.snapshot().await?.version();
-    let ours = |file: &crate::silver::LiveFile| {
-        file.partition_values.get("database").is_none_or(|database| database.as_deref() == Some(source.database.as_str()))
+    let options = Options { databases: Some(BTreeSet::from([source.database.clone()])), ..Options::default() };
+    let Planned { files, compaction, version, checkpoint, .. } = care::plan_table(job, tables, table, &options).await?;
+    let mut sizes: BTreeMap<u64, u64> = BTreeMap::new();
+    for file in &files {
+        *sizes.entry(file.size.max(1).next_power_of_two().max(SMALLEST_CLASS)).or_default() += 1;
+    }
+    let partitions: BTreeSet<_> = files.iter().map(LiveFile::partition).collect();
+    let health = Health {
+        partitions: partitions.len() as u64,
+        sizes: sizes.into_iter().map(|(upto, files)| SizeClass { upto, files }).collect(),
+        small_files: files.iter().filter(|file| is_small(file.size, job.table.file)).count() as u64,
+        due_partitions: compaction.partitions,
+        open_partitions: compaction.open,
+        due_bytes: compaction.bytes() + compaction.left_bytes,
+        commits_since_checkpoint: version - checkpoint.unwrap_or(0),
+        checkpoint,
+        maintainer: maintenance::held(&settings.silver, &table.name).await?,
+        last_maintenance: maintenance::last(&settings.silver, &table.name).await?,
     };
-    let files = table.live_files(ours).await?;
-    let rows = files.iter().filter_map(|file| file.stats.as_ref()?.get("numRecords")?.as_u64()).sum();
-    Ok(Some(TableStatus { version, files: files.len() as u64, bytes: files.iter().map(|file| file.size).sum(), rows }))
+    let rows = files.iter().filter_map(LiveFile::rows).sum();
+    Ok(Some(TableStatus { version, files: files.len() as u64, bytes: files.iter().map(|file| file.size).sum(), rows, health }))
 }
 
 /// Which refused records to show.

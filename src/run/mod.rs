@@ -5,9 +5,11 @@
 //! dead runs claimed → list → compare with the ledger → cut batches → [`batch::run_batch`] for each.
 
 pub mod batch;
+pub mod care;
 pub mod gate;
 pub mod inspect;
 pub mod metrics;
+pub mod migrate;
 pub mod report;
 pub mod reprocess;
 pub mod stop;
@@ -60,6 +62,10 @@ pub enum RunError {
     NoSparkEngine,
     #[error("{of}: run {run} has a batch in hand; with a retention below 7 days its files could be taken for orphans")]
     BusyForVacuum { of: Source, run: String },
+    #[error("table {table} cannot be migrated: {reason}")]
+    CannotMigrate { table: String, reason: String },
+    #[error("table {table} is looked after by run {run} until {}; run again then", expires.format("%F %TZ"))]
+    Maintained { table: String, run: String, expires: chrono::DateTime<chrono::Utc> },
     #[error("{of}: other runs of this source were always first; run again")]
     Contended { of: Source },
 }
@@ -80,12 +86,13 @@ impl RunError {
             | Self::Mistake(_)
             | Self::Condition(_)
             | Self::SnapshotSharded { .. }
+            | Self::CannotMigrate { .. }
             | Self::NoSparkEngine => 2,
             Self::Store(error) => by_store(error),
             Self::Silver(error) => by_silver(error),
             Self::Ledger(LedgerError::Store(error)) => by_store(error),
-            Self::Ledger(LedgerError::Format { .. }) => 2,
-            Self::Ledger(LedgerError::Lost { .. }) | Self::Contended { .. } | Self::BusyForVacuum { .. } => 4,
+            Self::Ledger(LedgerError::Format { .. } | LedgerError::Fenced { .. }) => 2,
+            Self::Ledger(LedgerError::Lost { .. }) | Self::Contended { .. } | Self::BusyForVacuum { .. } | Self::Maintained { .. } => 4,
             Self::Ledger(_) => 5,
             Self::Stage(error) => match error {
                 StageError::Store(error) => by_store(error),
@@ -219,7 +226,7 @@ pub fn stopped_folder(silver: &Store, source: &Source) -> Store {
 pub fn tables_of(silver: &Store, job: &Job) -> Tables {
     let entity = &job.entity;
     Tables {
-        silver: Table::at(silver, entity).keyed_by(&job.key),
+        silver: Table::at(silver, entity),
         quarantine: Table::at(silver, &format!("{entity}_quarantine")),
         marks: job.upsert().map(|_| Table::at(silver, &format!("_etl/tombstones/{entity}"))),
     }
@@ -254,6 +261,7 @@ async fn run_source(settings: &Settings, request: &Request, report: &mut JobRepo
         }
     };
     let (mut run, listing) = prepared;
+    let began = run.tables.silver.version_seen();
     let ended = tokio::select! {
         ended = run.all_batches(request, listing, observer) => ended,
         () = settings.stop.time_is_up() => {
@@ -261,6 +269,9 @@ async fn run_source(settings: &Settings, request: &Request, report: &mut JobRepo
             Ok(())
         }
     };
+    if ended.is_ok() && run.report.outcome == Outcome::Committed {
+        care::after_run(&mut run, began).await;
+    }
     run.report.rejects = reject_counts(&run.rejects);
     *report = run.report;
     ended
@@ -295,8 +306,8 @@ async fn prepare<'s>(settings: &'s Settings, request: &Request, report: &JobRepo
     Ok((run, listing))
 }
 
-/// Both tables exist, have the contract's columns, and can be written safely.
-async fn ensure_tables(plan: &SourcePlan, tables: &Tables) -> Result<(), RunError> {
+/// What silver, quarantine and the tombstones are to look like.
+fn shapes(plan: &SourcePlan) -> (TableShape, TableShape, TableShape) {
     let (job, contract, columns) = (&plan.job, &plan.contract, &plan.columns);
     let properties = &contract.latest().root.properties;
     let comments: BTreeMap<String, String> =
@@ -322,6 +333,12 @@ async fn ensure_tables(plan: &SourcePlan, tables: &Tables) -> Result<(), RunErro
         contract_version: None,
         description: Some(format!("Deletes of {} and records that changed nothing, against records that come late.", job.entity)),
     };
+    (silver, quarantine, marks)
+}
+
+/// All tables exist, have the contract's columns, and can be written safely.
+async fn ensure_tables(plan: &SourcePlan, tables: &Tables) -> Result<(), RunError> {
+    let (silver, quarantine, marks) = shapes(plan);
     let ensure_marks = async {
         match &tables.marks {
             Some(table) => table.ensure(&marks).await,
@@ -330,6 +347,27 @@ async fn ensure_tables(plan: &SourcePlan, tables: &Tables) -> Result<(), RunErro
     };
     tokio::try_join!(tables.silver.ensure(&silver), tables.quarantine.ensure(&quarantine), ensure_marks)?;
     Ok(())
+}
+
+/// Commits what an intent names and its tables do not have yet, in order.
+async fn commit_intent(
+    settings: &Settings,
+    job: &Job,
+    tables: &Tables,
+    intent: &Intent,
+) -> Result<Vec<(TableIntent, Committed)>, RunError> {
+    let mut commits = Vec::with_capacity(intent.tables.len());
+    for part in &intent.tables {
+        let table = tables.named(&part.table).unwrap_or_else(|| Table::at(&settings.silver, &part.table));
+        let committed = table.commit(part, &job.table, job.lease.commit_deadline).await?;
+        commits.push((part.clone(), committed));
+    }
+    for replaced in intent.tables.iter().filter_map(|part| part.replaces.as_ref()) {
+        if let Err(error) = tables.silver.staging().delete(&replaced.list).await {
+            tracing::warn!(list = replaced.list, %error, "a list of a committed intent was left behind; vacuum removes it");
+        }
+    }
+    Ok(commits)
 }
 
 impl SourceRun<'_> {
@@ -464,19 +502,8 @@ impl SourceRun<'_> {
     }
 
     pub async fn commit(&mut self, intent: &Intent) -> Result<Vec<(TableIntent, Committed)>, RunError> {
-        let mut commits = Vec::with_capacity(intent.tables.len());
-        let job = &self.plan.job;
-        for part in &intent.tables {
-            let table = self.tables.named(&part.table).unwrap_or_else(|| Table::at(&self.settings.silver, &part.table));
-            let committed = table.commit(part, &job.table, job.lease.commit_deadline).await?;
-            commits.push((part.clone(), committed));
-        }
+        let commits = commit_intent(self.settings, &self.plan.job, &self.tables, intent).await?;
         self.settled = intent.k;
-        for replaced in intent.tables.iter().filter_map(|part| part.replaces.as_ref()) {
-            if let Err(error) = self.tables.silver.staging().delete(&replaced.list).await {
-                tracing::warn!(list = replaced.list, %error, "a list of a committed intent was left behind; vacuum removes it");
-            }
-        }
         Ok(commits)
     }
 
@@ -492,7 +519,7 @@ impl SourceRun<'_> {
     }
 
     fn all_tables(&self) -> impl Iterator<Item = &Table> {
-        [&self.tables.quarantine, &self.tables.silver].into_iter().chain(&self.tables.marks)
+        self.tables.all()
     }
 
     /// Of objects in an archive class only those matter that are not known: the restored ones are read, the others left alone.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
+use super::care::TableCare;
 use crate::domain::{LayoutCount, Records, RejectCode};
 use crate::engine::local::{Example, RejectSummary};
 use crate::plan::price::PRICES;
@@ -95,6 +96,9 @@ pub struct JobReport {
     pub rejects: Vec<RejectCount>,
     pub layouts: Layouts,
     pub commits: Vec<CommitReport>,
+    /// Tables that were compacted afterwards.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub care: Vec<TableCare>,
     pub seconds: f64,
     /// To the buckets of bronze and silver; none on local disk.
     pub requests: Requests,
@@ -129,6 +133,7 @@ impl JobReport {
             rejects: Vec::new(),
             layouts: Layouts::default(),
             commits: Vec::new(),
+            care: Vec::new(),
             seconds: 0.0,
             requests: Requests::default(),
             requests_usd: 0.0,

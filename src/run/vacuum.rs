@@ -1,4 +1,7 @@
-//! Removing what dead and stopped batches left in the tables' folders. Dry unless told otherwise.
+//! Removing what nobody needs any more. Dry unless told otherwise.
+//!
+//! Files of dead batches and of commits that are long past, commits that a checkpoint covers, entries of the ledger that a snapshot
+//! covers, staged lists that no open intent names. Files of an open intent are never touched, whatever their age.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -8,24 +11,40 @@ use futures::TryStreamExt;
 use percent_encoding::percent_decode_str;
 use serde::Serialize;
 
+use super::care::take_lease;
 use super::{RunError, Settings, load, tables_of};
 use crate::ledger::Ledger;
-use crate::silver::{Orphan, Table};
+use crate::silver::vacuum::{Why, delete};
+use crate::silver::{Table, Waste};
+use crate::store::Store;
 
 /// Readers of an older version and batches in hand may need files younger than this.
 pub const SAFE_RETENTION: Duration = Duration::from_hours(7 * 24);
 
+/// What is, or would be, removed from one folder.
 #[derive(Debug, Serialize)]
-pub struct TableOrphans {
+pub struct FolderWaste {
     pub table: String,
-    pub files: Vec<Orphan>,
+    pub files: Vec<Waste>,
     pub bytes: u64,
     /// Whether they were removed.
     pub removed: bool,
 }
 
-pub async fn vacuum(settings: &Settings, entity: &str, retention: Duration, execute: bool) -> Result<Vec<TableOrphans>, RunError> {
+impl FolderWaste {
+    async fn of(table: &str, store: &Store, files: Vec<Waste>, execute: bool) -> Result<Self, RunError> {
+        if execute {
+            delete(store, &files).await?;
+        }
+        let bytes = files.iter().map(|file| file.bytes).sum();
+        Ok(Self { table: table.to_owned(), files, bytes, removed: execute })
+    }
+}
+
+pub async fn vacuum(settings: &Settings, entity: &str, retention: Duration, execute: bool) -> Result<Vec<FolderWaste>, RunError> {
     let (job, _) = load(settings, entity)?;
+    let older_than = Utc::now() - retention;
+    let mut reports = Vec::new();
     let (mut named, mut listed) = (HashSet::new(), HashSet::new());
     for country in &job.countries {
         let source = job.source(country)?;
@@ -35,50 +54,49 @@ pub async fn vacuum(settings: &Settings, entity: &str, retention: Duration, exec
         {
             return Err(RunError::BusyForVacuum { of: source, run: claim.run.clone() });
         }
-        let lists = ledger.last_intent().into_iter().flat_map(|intent| &intent.tables).filter_map(|part| part.replaces.as_ref());
-        listed.extend(lists.map(|replaced| replaced.list.clone()));
-        let adds = ledger.last_intent().into_iter().flat_map(|intent| &intent.tables).flat_map(|append| &append.adds);
-        let paths = adds.filter_map(|add| add.get("path")?.as_str());
-        named.extend(paths.map(|path| percent_decode_str(path).decode_utf8_lossy().into_owned()));
-    }
-    let older_than = Utc::now() - retention;
-    let tables = tables_of(&settings.silver, &job);
-    let mut reports = Vec::new();
-    for table in [&tables.silver, &tables.quarantine].into_iter().chain(&tables.marks) {
-        let files = table.orphans(older_than, &named).await?;
-        if execute {
-            for file in &files {
-                table.store().delete(&file.path).await?;
+        for part in ledger.last_intent().into_iter().flat_map(|intent| &intent.tables) {
+            let table = Table::at(&settings.silver, &part.table);
+            // What is committed is named by the log, as long as it is anything's.
+            if table.exists().await? && table.intent(&part.app_id).await? >= part.k {
+                continue;
             }
+            listed.extend(part.replaces.as_ref().map(|replaced| replaced.list.clone()));
+            let paths = part.adds.iter().filter_map(|add| add.get("path")?.as_str());
+            named.extend(paths.map(|path| percent_decode_str(path).decode_utf8_lossy().into_owned()));
         }
-        let bytes = files.iter().map(|file| file.bytes).sum();
-        reports.push(TableOrphans { table: table.name.clone(), files, bytes, removed: execute });
+        let covered = ledger.covered(older_than).await?.into_iter().map(|(path, meta)| Waste::of(path, &meta, Why::OldLedger));
+        let name = format!("_etl/ledger/{}/{}", source.entity, source.database);
+        reports.push(FolderWaste::of(&name, ledger.store(), covered.collect(), execute).await?);
     }
-    for table in [&tables.silver, &tables.quarantine].into_iter().chain(&tables.marks) {
+    reports.retain(|report| !report.files.is_empty());
+    let tables = tables_of(&settings.silver, &job);
+    for table in tables.all() {
+        // A compaction's new files are named by no commit until it makes one.
+        let lease = if execute { Some(take_lease(settings, table, &job).await?) } else { None };
+        let mut files = table.waste(older_than, &named).await?;
+        files.extend(table.old_log(Utc::now() - job.table.log_retention).await?);
+        reports.push(FolderWaste::of(&table.name, table.store(), files, execute).await?);
         reports.extend(staged_lists(table, &listed, older_than, execute).await?);
+        if let Some(lease) = lease {
+            lease.release().await?;
+        }
     }
     Ok(reports)
 }
 
 /// Lists of batches that never became an intent, or whose intent is committed.
 async fn staged_lists(
-    silver: &Table,
+    table: &Table,
     named: &HashSet<String>,
     older_than: DateTime<Utc>,
     execute: bool,
-) -> Result<Option<TableOrphans>, RunError> {
-    let staging = silver.staging();
-    let entries: Vec<(String, object_store::ObjectMeta)> = staging.list(&silver.name).try_collect().await?;
+) -> Result<Option<FolderWaste>, RunError> {
+    let staging = table.staging();
+    let entries: Vec<(String, object_store::ObjectMeta)> = staging.list(&table.name).try_collect().await?;
     let dead = entries.into_iter().filter(|(path, meta)| meta.last_modified < older_than && !named.contains(path));
-    let files: Vec<Orphan> = dead.map(|(path, meta)| Orphan { path, bytes: meta.size, modified: meta.last_modified }).collect();
+    let files: Vec<Waste> = dead.map(|(path, meta)| Waste::of(path, &meta, Why::Orphan)).collect();
     if files.is_empty() {
         return Ok(None);
     }
-    if execute {
-        for file in &files {
-            staging.delete(&file.path).await?;
-        }
-    }
-    let bytes = files.iter().map(|file| file.bytes).sum();
-    Ok(Some(TableOrphans { table: "_etl/staging".to_owned(), files, bytes, removed: execute }))
+    Ok(Some(FolderWaste::of("_etl/staging", &staging, files, execute).await?))
 }

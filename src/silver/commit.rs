@@ -17,12 +17,10 @@ use super::{GUARDED, SilverError, Table};
 use crate::job;
 use crate::ledger::TableIntent;
 
-/// Commits in a row after which the log is folded into a checkpoint.
-const CHECKPOINT_EVERY: u64 = 50;
 /// Puts without an answer and without an effect until a commit is left to the next run.
-const TRIES: u32 = 2;
-const FIRST_BACKOFF: Duration = Duration::from_millis(10);
-const LAST_BACKOFF: Duration = Duration::from_millis(2500);
+pub(super) const TRIES: u32 = 2;
+pub(super) const FIRST_BACKOFF: Duration = Duration::from_millis(10);
+pub(super) const LAST_BACKOFF: Duration = Duration::from_millis(2500);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Committed {
@@ -40,6 +38,12 @@ impl Table {
             table.intent_in(&snapshot, &app_id)
         })
         .await
+    }
+
+    /// The same on a snapshot.
+    pub(super) async fn intent_at(&self, snapshot: &SnapshotRef, app_id: &str) -> Result<i64, SilverError> {
+        let (snapshot, app_id) = (snapshot.clone(), app_id.to_owned());
+        self.blocking(move |table| table.intent_in(&snapshot, &app_id)).await
     }
 
     pub(super) fn intent_in(&self, snapshot: &SnapshotRef, app_id: &str) -> Result<i64, SilverError> {
@@ -98,7 +102,7 @@ impl Table {
                 }
             };
             if put {
-                self.checkpoint_if_due(version).await;
+                self.checkpoint_if_due(&now, settings.checkpoint_every).await;
                 return Ok(Committed::At(version));
             }
             tried.push(version);
@@ -128,11 +132,15 @@ impl Table {
         }
     }
 
-    async fn checkpoint_if_due(&self, version: u64) {
-        if version.is_multiple_of(CHECKPOINT_EVERY)
+    /// After a commit on `before`: whoever makes a round version folds the log, or, where that failed, one of those that come later.
+    pub(super) async fn checkpoint_if_due(&self, before: &SnapshotRef, every: u64) {
+        let version = before.version() + 1;
+        let since = version - before.log_segment().checkpoint_version.unwrap_or(0);
+        let late = since >= 2 * every && version.is_multiple_of(every.div_ceil(10));
+        if (version.is_multiple_of(every) || late)
             && let Err(error) = self.checkpoint().await
         {
-            tracing::warn!(table = %self.name, %error, "no checkpoint; the next one is tried in {CHECKPOINT_EVERY} commits");
+            tracing::warn!(table = %self.name, %error, "no checkpoint; a later commit tries again");
         }
     }
 }
@@ -146,7 +154,7 @@ pub fn jitter() -> f64 {
 fn actions(intent: &TableIntent, exchange: Option<&Exchange>) -> Vec<serde_json::Value> {
     let now = chrono::Utc::now().timestamp_millis();
     let files = intent.adds.len();
-    let exchanged: Vec<serde_json::Value> = exchange.into_iter().flat_map(Exchange::actions).collect();
+    let exchanged: Vec<serde_json::Value> = exchange.into_iter().flat_map(|exchange| exchange.actions(true)).collect();
     let (operation, parameters) =
         if exchanged.is_empty() { ("WRITE", json!({"mode": "Append"})) } else { ("MERGE", json!({"source": intent.batch})) };
     let mut actions = vec![

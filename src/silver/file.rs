@@ -18,7 +18,7 @@ use futures::{FutureExt, StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, RowSelection, RowSelector};
+use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder, RowSelection, RowSelector};
 use parquet::arrow::async_reader::{AsyncFileReader, ParquetRecordBatchStreamBuilder};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
@@ -121,6 +121,24 @@ impl DataFile {
         }
         Ok(found)
     }
+}
+
+/// All rows of a small file, fetched in one request.
+pub async fn whole_file(table: &Table, live: &LiveFile, fields: &Fields) -> Result<Vec<RecordBatch>, SilverError> {
+    let bytes = table.store.get(&live.path).await?;
+    let bytes = bytes.ok_or_else(|| SilverError::FileMissing { table: table.name.clone(), file: live.path.clone() })?;
+    let (name, fields) = (table.name.clone(), fields.clone());
+    let decoded = tokio::task::spawn_blocking(move || {
+        let parquet = |source| SilverError::Parquet { table: name.clone(), source };
+        let arrow = |source| SilverError::Arrow { table: name.clone(), source };
+        let builder = ParquetRecordBatchReaderBuilder::try_new(bytes).map_err(parquet)?;
+        let in_file = builder.schema().fields().iter().enumerate();
+        let roots = in_file.filter(|(_, field)| fields.find(field.name()).is_some()).map(|(root, _)| root);
+        let mask = ProjectionMask::roots(builder.parquet_schema(), roots.collect::<Vec<_>>());
+        let batches = builder.with_projection(mask).with_batch_size(READ_ROWS).build().map_err(parquet)?;
+        batches.map(|batch| conform(&batch.map_err(arrow)?, &fields).map_err(arrow)).collect()
+    });
+    decoded.await.unwrap_or_else(|error| Err(SilverError::Task { table: table.name.clone(), message: error.to_string() }))
 }
 
 /// The rows of what [`DataFile::find`] found.

@@ -87,6 +87,7 @@ pub struct TableKeys {
     /// Files that it was opened with, and those that were compared since.
     compared: HashSet<String>,
     files: Vec<KeyFile>,
+    opened: usize,
     known: HashedMap<Place>,
 }
 
@@ -97,9 +98,14 @@ pub fn of_database(database: &str) -> impl Fn(&LiveFile) -> bool + '_ {
 
 struct KeyFile {
     live: LiveFile,
-    /// Set once its keys are in `known`.
-    read: Option<DataFile>,
+    /// Whether its keys are in `known`.
+    read: bool,
+    /// Kept of the first [`FOOTERS`] files only: they are large, and files may be many.
+    open: Option<DataFile>,
 }
+
+/// Footers that are kept in memory.
+const FOOTERS: usize = 128;
 
 impl TableKeys {
     /// Of the newest snapshot, for one database.
@@ -110,7 +116,8 @@ impl TableKeys {
             columns,
             database: database.to_owned(),
             compared: files.iter().map(|live| live.path.clone()).collect(),
-            files: files.into_iter().map(|live| KeyFile { live, read: None }).collect(),
+            files: files.into_iter().map(|live| KeyFile { live, read: false, open: None }).collect(),
+            opened: 0,
             known: HashedMap::default(),
         })
     }
@@ -137,7 +144,7 @@ impl TableKeys {
             return Ok(HashMap::new());
         }
         for at in 0..self.files.len() {
-            if self.files[at].read.is_none() && may_hold(&self.files[at].live, std::slice::from_ref(ranges)) {
+            if !self.files[at].read && may_hold(&self.files[at].live, std::slice::from_ref(ranges)) {
                 self.load(at).await?;
             }
         }
@@ -157,7 +164,7 @@ impl TableKeys {
     }
 
     async fn open_file(&self, at: usize) -> Result<DataFile, SilverError> {
-        match &self.files[at].read {
+        match &self.files[at].open {
             Some(file) => Ok(file.clone()),
             None => DataFile::open(&self.table, &self.files[at].live).await,
         }
@@ -174,7 +181,9 @@ impl TableKeys {
                 row += 1;
             }
         }
-        self.files[at].read = Some(file);
+        self.files[at].read = true;
+        self.files[at].open = Some(file).filter(|_| self.opened < FOOTERS);
+        self.opened += 1;
         Ok(())
     }
 
@@ -260,7 +269,8 @@ impl KeyRanges {
 
 /// Whether a file's statistics leave room for a key within one of the ranges; statistics that are not there rule nothing out.
 pub fn may_hold(file: &LiveFile, ranges: &[KeyRanges]) -> bool {
-    let bound = |side: &str, name: &str| file.stats.as_ref()?.get(side)?.get(name)?.as_str();
+    let stats = file.stats();
+    let bound = |side: &str, name: &str| stats.as_ref()?.get(side)?.get(name)?.as_str();
     let day = file.partition_values.get("event_date").and_then(Option::as_deref);
     ranges.iter().any(|range| {
         let by_text = range.texts.iter().all(|(name, min, max)| {

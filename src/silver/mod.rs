@@ -4,21 +4,27 @@
 //! [`Table::commit`] appends files under a `txn`, exactly once: the snapshot that is asked whether the intent is already there
 //! is the snapshot that the commit builds on. [`write`] makes the files, [`keys`] tells which keys a table already has.
 
+mod cluster;
 mod commit;
+pub mod compact;
+mod encoding;
 mod file;
 pub mod keys;
+pub mod migrate;
 mod query;
 pub mod replace;
 mod table;
 pub mod upsert;
-mod vacuum;
+pub mod vacuum;
 pub mod write;
 
+pub use cluster::Memory;
 pub use commit::{Committed, jitter};
 pub use file::HashedMap;
 pub use table::{LiveFile, Table, TableShape};
-pub use vacuum::Orphan;
+pub use vacuum::Waste;
 
+use crate::contract::convert::ConvertError;
 use crate::store::StoreError;
 use crate::store::fault::{self, Refusal};
 
@@ -43,7 +49,9 @@ pub enum SilverError {
         "table {table} was written with contract version {table_version}, this program knows {known}; update the program or its schemas"
     )]
     NewerContract { table: String, table_version: u32, known: u32 },
-    #[error("table {table}: column `{column}` is {found} in the table and {expected} in the contract; plan a rewrite before running again")]
+    #[error(
+        "table {table}: column `{column}` is {found} in the table and {expected} in the contract; `etl schema migrate` rewrites the table"
+    )]
     SchemaDiffers { table: String, column: String, found: String, expected: String },
     #[error("table {table}: partitioned by ({found}), the job says ({expected}); a table is not repartitioned by a run")]
     PartitioningDiffers { table: String, found: String, expected: String },
@@ -55,6 +63,19 @@ pub enum SilverError {
     RowsLost { table: String, file: String, before: u64, kept: u64, taken: usize },
     #[error("table {table}: the staged list {path} that an intent names is gone; restore it, for the intent cannot be finished without")]
     StagedListMissing { table: String, path: String },
+    #[error("table {table}: {file} is live and not there; restore it, or take it out of the table with a tool that repairs tables")]
+    FileMissing { table: String, file: String },
+    #[error(
+        "table {table}: of the files to be put together, {first} first, {before} rows were read, {after} written and {logged} are in \
+         the log, or their keys differ; this is a bug or a damaged file, nothing was committed"
+    )]
+    RewriteDiffers { table: String, first: String, before: u64, after: u64, logged: u64 },
+    #[error("table {table}: {file}, rows from {from} on: {source}; nothing was committed: mend the contract's x-upcast, or the rows")]
+    Convert { table: String, file: String, from: u64, source: ConvertError },
+    #[error("table {table}: another maintainer took over from the one with token {token}; nothing more was committed")]
+    Fenced { table: String, token: u64 },
+    #[error("table {table}: its columns or properties changed meanwhile; run again")]
+    ShapeChanged { table: String },
     #[error("a task of table {table} ended early: {message}")]
     Task { table: String, message: String },
 }
@@ -63,7 +84,11 @@ impl SilverError {
     /// Whether the job, the contract or the table's set-up is at fault, rather than the store.
     pub fn is_users(&self) -> bool {
         match self {
-            Self::Unsupported { .. } | Self::NewerContract { .. } | Self::SchemaDiffers { .. } | Self::PartitioningDiffers { .. } => true,
+            Self::Unsupported { .. }
+            | Self::NewerContract { .. }
+            | Self::SchemaDiffers { .. }
+            | Self::PartitioningDiffers { .. }
+            | Self::Convert { .. } => true,
             Self::Store(error) => error.is_users(),
             error => error.refusal().is_some_and(|(_, refusal)| refusal.users),
         }
@@ -83,6 +108,6 @@ impl SilverError {
 
     /// Whether another writer is why.
     pub fn is_contention(&self) -> bool {
-        matches!(self, Self::Contended { .. })
+        matches!(self, Self::Contended { .. } | Self::Fenced { .. } | Self::ShapeChanged { .. })
     }
 }

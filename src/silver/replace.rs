@@ -23,6 +23,7 @@ use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::json;
 
+use super::encoding::choices;
 use super::file::{DataFile, HashedMap, row_hashes};
 use super::keys::{KeyRanges, may_hold};
 use super::write::{partition_writer, remove_staged};
@@ -37,8 +38,8 @@ const REWRITES: usize = 2;
 /// Files to remove and files to add instead, as of one version.
 #[derive(Debug, Default)]
 pub(super) struct Exchange {
-    removed: Vec<LiveFile>,
-    added: Vec<Add>,
+    pub(super) removed: Vec<LiveFile>,
+    pub(super) added: Vec<Add>,
 }
 
 impl Exchange {
@@ -48,12 +49,13 @@ impl Exchange {
         self.removed.iter().all(|file| live.contains(file.path.as_str()))
     }
 
-    pub(super) fn actions(&self) -> impl Iterator<Item = serde_json::Value> + '_ {
+    /// `data_change`: whether readers of changes are to see it.
+    pub(super) fn actions(&self, data_change: bool) -> impl Iterator<Item = serde_json::Value> + '_ {
         let now = chrono::Utc::now().timestamp_millis();
         let removes = self.removed.iter().map(move |file| {
             json!({"remove": Remove {
                 path: file.path.clone(),
-                data_change: true,
+                data_change,
                 deletion_timestamp: Some(now),
                 extended_file_metadata: Some(true),
                 partition_values: Some(file.partition_values.clone()),
@@ -115,12 +117,29 @@ pub(super) async fn exchange(
     Ok(exchange)
 }
 
-fn partition_types(snapshot: &SnapshotRef) -> Vec<(String, PrimitiveType)> {
+pub(super) fn partition_types(snapshot: &SnapshotRef) -> Vec<(String, PrimitiveType)> {
     let schema = snapshot.schema();
     let columns = snapshot.table_configuration().metadata().partition_columns().iter();
     let typed = columns.filter_map(|name| match schema.field(name)?.data_type() {
         DataType::Primitive(primitive) => Some((name.clone(), primitive.clone())),
         _ => None,
+    });
+    typed.collect()
+}
+
+/// A partition's values as typed ones, in the order of the table's partition columns.
+pub(super) fn partition_values<'v>(
+    table: &Table,
+    values: impl Iterator<Item = (&'v String, Option<&'v str>)>,
+    partition_by: &[(String, PrimitiveType)],
+) -> Result<IndexMap<String, Scalar>, SilverError> {
+    let values: BTreeMap<&String, Option<&str>> = values.collect();
+    let typed = partition_by.iter().map(|(name, ty)| {
+        let scalar = match values.get(name).copied().flatten() {
+            Some(text) => ty.parse_scalar(text).map_err(|source| table.kernel(source))?,
+            None => Scalar::Null(DataType::Primitive(ty.clone())),
+        };
+        Ok((name.clone(), scalar))
     });
     typed.collect()
 }
@@ -207,15 +226,8 @@ async fn without(
     }
     let arrow = |source| SilverError::Arrow { table: table.name.clone(), source };
     let fields: Fields = schema.fields().iter().filter(|field| data.has(field.name())).cloned().collect();
-    let values = partition_by.iter().map(|(name, ty)| {
-        let scalar = match file.partition_values.get(name).and_then(Option::as_deref) {
-            Some(text) => ty.parse_scalar(text).map_err(|source| table.kernel(source))?,
-            None => Scalar::Null(DataType::Primitive(ty.clone())),
-        };
-        Ok((name.clone(), scalar))
-    });
-    let values: IndexMap<String, Scalar> = values.collect::<Result<_, SilverError>>()?;
-    let mut writer = partition_writer(table, Arc::new(Schema::new(fields.clone())), values, settings)?;
+    let values = partition_values(table, file.partition_values.iter().map(|(name, value)| (name, value.as_deref())), partition_by)?;
+    let (mut writer, mut values) = (None, Some(values));
     let mut batches = data.read(&fields, None)?;
     let (mut at, mut next, mut kept) = (0_u32, 0, 0_u64);
     while let Some(batch) = batches.try_next().await? {
@@ -232,11 +244,21 @@ async fn without(
         };
         (at, next) = (end, upto);
         kept += batch.num_rows() as u64;
-        if batch.num_rows() > 0 {
+        if batch.num_rows() == 0 {
+            continue;
+        }
+        if let Some(values) = values.take() {
+            let choices = choices(std::slice::from_ref(&batch));
+            writer = Some(partition_writer(table, Arc::new(Schema::new(fields.clone())), values, settings, &choices)?);
+        }
+        if let Some(writer) = &mut writer {
             writer.write(&batch).await.map_err(|source| table.delta(source))?;
         }
     }
-    let adds = writer.close().await.map_err(|source| table.delta(source))?;
+    let adds = match writer {
+        Some(writer) => writer.close().await.map_err(|source| table.delta(source))?,
+        None => Vec::new(),
+    };
     if kept + rows.len() as u64 != data.rows() {
         remove_staged(table, &adds).await;
         return Err(SilverError::RowsLost {

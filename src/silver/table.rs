@@ -16,9 +16,12 @@ use deltalake::logstore::{LogStoreRef, StorageConfig, default_logstore};
 use serde_json::json;
 
 use super::SilverError;
+use crate::plan::compact::PartitionValues;
 use crate::store::Store;
 
 const CONTRACT_VERSION: &str = "etl.contractVersion";
+/// The tag of files whose rows were put in order.
+pub(super) const CLUSTERED: &str = "etl.clustered";
 
 /// What a table is to look like.
 #[derive(Debug, Clone)]
@@ -38,15 +41,30 @@ pub struct LiveFile {
     pub path: String,
     pub size: u64,
     pub partition_values: HashMap<String, Option<String>>,
-    /// Delta's statistics, parsed.
-    pub stats: Option<serde_json::Value>,
+    /// Delta's statistics as they stand in the log: parsed they take several times the memory, and files may be many.
+    pub stats: Option<Box<str>>,
+    /// How its rows lie, if the file says so.
+    pub clustered: Option<String>,
+}
+
+impl LiveFile {
+    pub fn partition(&self) -> PartitionValues {
+        self.partition_values.iter().map(|(name, value)| (name.clone(), value.clone())).collect()
+    }
+
+    pub fn rows(&self) -> Option<u64> {
+        self.stats()?.get("numRecords")?.as_u64()
+    }
+
+    /// Delta's statistics.
+    pub fn stats(&self) -> Option<serde_json::Value> {
+        serde_json::from_str(self.stats.as_deref()?).ok()
+    }
 }
 
 #[derive(Clone)]
 pub struct Table {
     pub name: String,
-    /// The column of which no two rows have the same value, or nearly none.
-    pub(super) unique: Option<Arc<str>>,
     pub(super) store: Store,
     silver: Store,
     pub(super) log: LogStoreRef,
@@ -67,17 +85,7 @@ impl Table {
     pub fn at(silver: &Store, name: &str) -> Self {
         let store = silver.folder(name);
         let log = default_logstore(store.here(), store.root(), store.url(), &StorageConfig::default());
-        Self { name: name.to_owned(), unique: None, store, silver: silver.clone(), log, seen: Arc::default(), files: Arc::default() }
-    }
-
-    /// Where the key is one column, files are encoded for it.
-    #[must_use]
-    pub fn keyed_by(self, key: &[String]) -> Self {
-        let unique = match key {
-            [only] => Some(only.as_str().into()),
-            _ => None,
-        };
-        Self { unique, ..self }
+        Self { name: name.to_owned(), store, silver: silver.clone(), log, seen: Arc::default(), files: Arc::default() }
     }
 
     /// For programs that read or keep the table with delta-rs.
@@ -131,6 +139,11 @@ impl Table {
 
     fn was_seen(&self) -> bool {
         self.seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner).is_some()
+    }
+
+    /// The newest version that this process has seen; 0 where it has not looked.
+    pub fn version_seen(&self) -> u64 {
+        self.seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner).as_ref().map_or(0, |snapshot| snapshot.version())
     }
 
     /// The newest snapshot: protocol, metadata and transactions, no files.
@@ -206,7 +219,7 @@ impl Table {
         Err(SilverError::Contended { table: self.name.clone(), seconds: 0 })
     }
 
-    fn delta_schema(&self, shape: &TableShape) -> Result<StructType, SilverError> {
+    pub(super) fn delta_schema(&self, shape: &TableShape) -> Result<StructType, SilverError> {
         let converted: Result<StructType, _> = shape.schema.as_ref().try_into_kernel();
         let plain = converted.map_err(|source| SilverError::Arrow { table: self.name.clone(), source })?;
         let fields = plain.fields().map(|field| match shape.comments.get(field.name()) {
@@ -264,8 +277,7 @@ impl Table {
 
     /// `true` where something was (or may have been) committed, so that the caller looks again.
     async fn evolve(&self, shape: &TableShape, wanted: &StructType, snapshot: &SnapshotRef) -> Result<bool, SilverError> {
-        let metadata = snapshot.table_configuration().metadata();
-        let table_version = metadata.configuration().get(CONTRACT_VERSION).and_then(|text| text.parse::<u32>().ok());
+        let table_version = self.contract_version(snapshot);
         if let (Some(table_version), Some(known)) = (table_version, shape.contract_version)
             && table_version > known
         {
@@ -302,6 +314,7 @@ impl Table {
         let fields: Vec<StructField> = found.fields().cloned().chain(missing).collect();
         let schema = StructType::try_new(fields).map_err(|source| self.kernel(source))?;
         let now = chrono::Utc::now().timestamp_millis();
+        let metadata = snapshot.table_configuration().metadata();
         let configuration = metadata.configuration().iter().map(|(key, value)| (key.clone(), value.clone())).collect();
         let actions = [
             json!({"commitInfo": {"timestamp": now, "operation": "ADD COLUMNS", "operationParameters": {}, "engineInfo": engine_info()}}),
@@ -309,6 +322,19 @@ impl Table {
         ];
         self.put_version(snapshot.version() + 1, &actions).await?;
         Ok(true)
+    }
+
+    /// The newest contract version that the table was written with.
+    pub(super) fn contract_version(&self, snapshot: &SnapshotRef) -> Option<u32> {
+        snapshot.table_configuration().metadata().configuration().get(CONTRACT_VERSION)?.parse().ok()
+    }
+
+    /// The table's metadata with the columns of another shape.
+    pub(super) fn metadata_of(&self, shape: &TableShape, snapshot: &SnapshotRef) -> Result<serde_json::Value, SilverError> {
+        let metadata = snapshot.table_configuration().metadata();
+        let configuration = metadata.configuration().iter().map(|(key, value)| (key.clone(), value.clone())).collect();
+        let created = metadata.created_time().unwrap_or_else(|| chrono::Utc::now().timestamp_millis());
+        Ok(self.metadata(shape, &self.delta_schema(shape)?, metadata.id(), created, configuration))
     }
 
     /// The data files of the newest snapshot that `keep` takes.
@@ -333,11 +359,17 @@ impl Table {
         };
         let state = table.snapshot().map_err(|source| self.delta(source))?;
         let version = state.version();
-        let files = state.log_data().into_iter().map(|view| LiveFile {
-            path: view.path().into_owned(),
-            size: view.size() as u64,
-            partition_values: view.partition_values_map(),
-            stats: view.stats().and_then(|stats| serde_json::from_str(&stats).ok()),
+        let files = state.log_data().into_iter().map(|view| {
+            // Nothing else shows a file's tags.
+            #[allow(deprecated)]
+            let add = view.add_action();
+            LiveFile {
+                path: add.path,
+                size: add.size.max(0) as u64,
+                partition_values: add.partition_values,
+                stats: add.stats.map(String::into_boxed_str),
+                clustered: add.tags.and_then(|mut tags| tags.remove(CLUSTERED)?),
+            }
         });
         let files = files.filter(|file| keep(file)).collect();
         *held = Some(table);
@@ -357,7 +389,7 @@ pub fn engine_info() -> String {
 }
 
 /// What decides how rows must be encoded, as one text to compare.
-fn fingerprint(snapshot: &Snapshot) -> String {
+pub(super) fn fingerprint(snapshot: &Snapshot) -> String {
     let configuration = snapshot.table_configuration();
     let metadata = configuration.metadata();
     let mut properties: Vec<_> = metadata.configuration().iter().collect();

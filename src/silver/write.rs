@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 use std::num::NonZeroU64;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, UInt32Array};
 use arrow::compute::{cast, concat_batches, take_record_batch};
@@ -18,24 +18,20 @@ use delta_kernel::table_properties::DataSkippingNumIndexedCols;
 use deltalake::datafile::writer::{PartitionWriter, PartitionWriterConfig};
 use deltalake::kernel::Add;
 use indexmap::IndexMap;
-use parquet::basic::{Compression, Encoding, ZstdLevel};
+use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
-use parquet::schema::types::ColumnPath;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinHandle;
 
+use super::encoding::{Choice, SAMPLE_ROWS, apply, choices};
 use super::{SilverError, Table};
 use crate::job;
 use crate::plan::ORDER;
 
-/// Numbers that a row mostly shares with the one before it, or is a little more.
-const STEADY: [&str; 6] = ["_source_offset", "_source_length", "_schema_version", "year", "month", "day"];
 /// Columns whose statistics Delta keeps.
 const INDEXED_COLUMNS: u64 = 32;
 /// Rows encoded between two looks at a file's size.
 const WRITE_BATCH_ROWS: usize = 8192;
-/// Rows of a page at most; until a page is full each of its texts costs eight bytes, in every open file.
-const PAGE_ROWS: usize = 8192;
 /// Small runs of rows are put together before they are encoded.
 const BUFFER_ROWS: usize = 8192;
 const BUFFER_BYTES: usize = 8 << 20;
@@ -65,6 +61,7 @@ pub struct TableWriter {
     open: HashMap<Partition, OpenFile>,
     ahead: Arc<Semaphore>,
     closing: Arc<Semaphore>,
+    choices: Arc<OnceLock<Vec<Choice>>>,
     clock: u64,
     adds: Vec<Add>,
 }
@@ -110,6 +107,7 @@ impl TableWriter {
             open: HashMap::new(),
             ahead: Arc::new(Semaphore::new(PARTS_AHEAD)),
             closing: Arc::new(Semaphore::new(CLOSED_AT_ONCE)),
+            choices: Arc::default(),
             clock: 0,
             adds: Vec::new(),
         }
@@ -172,7 +170,7 @@ impl TableWriter {
                 let adds = self.end(file).await?;
                 self.adds.extend(adds);
             }
-            let file = self.open_file(&partition)?;
+            let file = self.open_file(&partition);
             self.open.insert(partition.clone(), file);
         }
         let clock = self.clock;
@@ -192,7 +190,7 @@ impl TableWriter {
         Err(SilverError::Task { table: self.table.name.clone(), message: "the writer of a partition ended before its rows".to_owned() })
     }
 
-    fn open_file(&self, partition: &Partition) -> Result<OpenFile, SilverError> {
+    fn open_file(&self, partition: &Partition) -> OpenFile {
         let values: IndexMap<String, Scalar> = self
             .partition_by
             .iter()
@@ -208,11 +206,11 @@ impl TableWriter {
                 (field.name().clone(), scalar)
             })
             .collect();
-        let writer = partition_writer(&self.table, self.file_schema.clone(), values, &self.settings)?;
         let (parts, waiting) = mpsc::unbounded_channel();
-        let (table, schema, closing) = (self.table.clone(), self.file_schema.clone(), self.closing.clone());
-        let file = Buffered { table, schema, writer, closing, parts: Vec::new(), rows: 0, bytes: 0 };
-        Ok(OpenFile { parts, task: UntilDropped(tokio::spawn(file.run(waiting))), used: 0 })
+        let (table, schema, closing, settings) = (self.table.clone(), self.file_schema.clone(), self.closing.clone(), self.settings);
+        let choices = self.choices.clone();
+        let file = Buffered { table, schema, settings, values, writer: None, choices, closing, parts: Vec::new(), rows: 0, bytes: 0 };
+        OpenFile { parts, task: UntilDropped(tokio::spawn(file.run(waiting))), used: 0 }
     }
 
     /// No more rows for it.
@@ -301,7 +299,11 @@ impl<'r> Key<'r> {
 struct Buffered {
     table: Table,
     schema: SchemaRef,
-    writer: PartitionWriter,
+    settings: job::Table,
+    values: IndexMap<String, Scalar>,
+    /// Opened with its first rows, which say how their like is best encoded.
+    writer: Option<PartitionWriter>,
+    choices: Arc<OnceLock<Vec<Choice>>>,
     closing: Arc<Semaphore>,
     parts: Vec<RecordBatch>,
     rows: usize,
@@ -332,6 +334,7 @@ impl Buffered {
             return Err(error);
         }
         let Self { table, writer, closing, .. } = self;
+        let Some(writer) = writer else { return Ok(Vec::new()) };
         let _turn = closing.acquire_owned().await;
         writer.close().await.map_err(|source| table.delta(source))
     }
@@ -352,7 +355,16 @@ impl Buffered {
     }
 
     async fn flush(&mut self) -> Result<(), SilverError> {
-        let (mut parts, mut small) = (std::mem::take(&mut self.parts).into_iter().peekable(), Vec::new());
+        let parts = std::mem::take(&mut self.parts);
+        if parts.is_empty() {
+            return Ok(());
+        }
+        if self.writer.is_none() {
+            let choices = self.choices(&parts);
+            let values = std::mem::take(&mut self.values);
+            self.writer = Some(partition_writer(&self.table, self.schema.clone(), values, &self.settings, &choices)?);
+        }
+        let (mut parts, mut small) = (parts.into_iter().peekable(), Vec::new());
         (self.rows, self.bytes) = (0, 0);
         while let Some(part) = parts.next() {
             small.push(part);
@@ -360,15 +372,31 @@ impl Buffered {
             if small.iter().map(RecordBatch::num_rows).sum::<usize>() >= PART_ROWS || parts.peek().is_none() {
                 let rows = concat_batches(&small[0].schema(), &small).and_then(|rows| spelled_out(&rows, &self.schema));
                 let rows = rows.map_err(|source| self.arrow(source))?;
-                self.writer.write(&rows).await.map_err(|source| self.table.delta(source))?;
+                if let Some(writer) = &mut self.writer {
+                    writer.write(&rows).await.map_err(|source| self.table.delta(source))?;
+                }
                 small.clear();
             }
         }
         Ok(())
     }
 
+    /// Rows of other partitions are like these: the first sample that is large enough speaks for all.
+    fn choices(&self, sample: &[RecordBatch]) -> Vec<Choice> {
+        if let Some(made) = self.choices.get() {
+            return made.clone();
+        }
+        let made = choices(sample);
+        if sample.iter().map(RecordBatch::num_rows).sum::<usize>() >= SAMPLE_ROWS / 2 {
+            let _ = self.choices.set(made.clone());
+        }
+        made
+    }
+
     async fn abort(self) {
-        if let Err(error) = self.writer.abort().await {
+        if let Some(writer) = self.writer
+            && let Err(error) = writer.abort().await
+        {
             tracing::warn!(table = %self.table.name, %error, "a staged file could not be given up; vacuum removes it");
         }
     }
@@ -392,27 +420,16 @@ pub fn partition_writer(
     file_schema: SchemaRef,
     partition: IndexMap<String, Scalar>,
     settings: &job::Table,
+    choices: &[Choice],
 ) -> Result<PartitionWriter, SilverError> {
     let level = ZstdLevel::try_new(settings.compression_level).unwrap_or_default();
-    let mut properties = WriterProperties::builder()
+    let properties = WriterProperties::builder()
         .set_compression(Compression::ZSTD(level))
-        .set_data_page_row_count_limit(PAGE_ROWS)
+        .set_data_page_row_count_limit(settings.page_rows)
         .set_max_row_group_bytes(Some(usize::try_from(settings.row_group).unwrap_or(usize::MAX)))
         .set_created_by(super::table::engine_info());
-    // No two orders or keys are equal, and instants hardly ever: a dictionary of them would be built to be thrown away. In numbers
-    // that hardly change from row to row there is nothing to look up.
-    for field in file_schema.fields() {
-        let encoding = match field.data_type() {
-            DataType::Utf8 if field.name() == ORDER || table.unique.as_deref() == Some(field.name()) => Encoding::DELTA_BYTE_ARRAY,
-            DataType::Timestamp(..) => Encoding::DELTA_BINARY_PACKED,
-            DataType::Int32 | DataType::Int64 if STEADY.contains(&field.name().as_str()) => Encoding::DELTA_BINARY_PACKED,
-            _ => continue,
-        };
-        let column = ColumnPath::from(field.name().as_str());
-        properties = properties.set_column_dictionary_enabled(column.clone(), false).set_column_encoding(column, encoding);
-    }
     // Orders begin alike and are long: their bounds say nothing that their columns do not say.
-    let properties = properties.set_column_statistics_enabled(ORDER.into(), EnabledStatistics::None).build();
+    let properties = apply(properties, choices).set_column_statistics_enabled(ORDER.into(), EnabledStatistics::None).build();
     let file = NonZeroU64::new(settings.file);
     let config = PartitionWriterConfig::try_new(file_schema, partition, Some(properties), file, Some(WRITE_BATCH_ROWS), None, None)
         .map_err(|source| table.delta(source))?;

@@ -60,7 +60,9 @@ pub fn assert_intents_without_gaps(table: &Path) {
     }
     assert!(!seen.is_empty());
     for (app, versions) in seen {
-        assert!(versions.windows(2).all(|pair| pair[0] < pair[1]), "{app}: {versions:?}");
+        // A maintainer's token stands in all of its commits.
+        let in_order = |pair: &[i64]| pair[0] < pair[1] || (pair[0] == pair[1] && app == silversmith::ledger::maintenance::APP_ID);
+        assert!(versions.windows(2).all(in_order), "{app}: {versions:?}");
     }
 }
 

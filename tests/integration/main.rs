@@ -4,6 +4,7 @@
 
 mod again;
 mod buckets;
+mod care;
 mod cases;
 mod cli;
 mod container;
@@ -18,6 +19,7 @@ mod http_proxy;
 mod interleavings;
 mod layers;
 mod matrix;
+mod migrate;
 mod parallel;
 mod s3;
 mod stores;

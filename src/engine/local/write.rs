@@ -155,8 +155,12 @@ pub struct Tables {
 }
 
 impl Tables {
+    pub fn all(&self) -> impl Iterator<Item = &Table> {
+        [&self.silver, &self.quarantine].into_iter().chain(&self.marks)
+    }
+
     pub fn named(&self, name: &str) -> Option<Table> {
-        [&self.silver, &self.quarantine].into_iter().chain(&self.marks).find(|table| table.name == name).cloned()
+        self.all().find(|table| table.name == name).cloned()
     }
 }
 

@@ -1,0 +1,389 @@
+//! Few large files instead of many small ones: rows of live files written anew, and the commit that exchanges them.
+//!
+//! **Rewriting** reads the files of one bin in their order, or sorted where the job clusters, and writes files of full size. Small
+//! files are fetched whole, a few ahead and decoded side by side, so that thousands of them cost one request each. Before anything is
+//! committed the keys of the new files are read back: as many rows, and the same sum over hashes of their keys, as were read from the
+//! old ones.
+//!
+//! **Committing** builds on a snapshot in which every removed file is live: a bin of which a writer changed a file meanwhile is given
+//! up, and its rows stay where they are. delta-rs lets two OPTIMIZE runs over the same files both commit, which doubles their rows;
+//! hence the check, the maintainer's token in every commit (`ledger::maintenance`), and commits of our own. They say that no data
+//! changed, so readers of changes skip them.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arrow::array::RecordBatch;
+use arrow::compute::BatchCoalescer;
+use arrow::datatypes::{Fields, Schema, SchemaRef};
+use delta_kernel::engine::arrow_conversion::TryIntoArrow;
+use delta_kernel::schema::PrimitiveType;
+use delta_kernel::snapshot::SnapshotRef;
+use futures::stream::BoxStream;
+use futures::{FutureExt, StreamExt, TryStreamExt};
+use serde_json::json;
+
+use super::cluster::{self, Memory};
+use super::commit::{FIRST_BACKOFF, LAST_BACKOFF, TRIES, jitter};
+use super::encoding::choices;
+use super::file::{DataFile, row_hashes, whole_file};
+use super::replace::{Exchange, partition_types, partition_values};
+use super::table::{CLUSTERED, check_writable, engine_info, fingerprint};
+use super::write::{partition_writer, remove_staged};
+use super::{GUARDED, LiveFile, SilverError, Table};
+use crate::job::{self, ClusterBy};
+use crate::ledger::maintenance::APP_ID;
+use crate::plan::compact::{Bin, Candidate, Compaction, PartitionValues, Wanted, compaction};
+
+/// Files that are read at the same time for one bin.
+const AHEAD: usize = 4;
+/// Files up to this size are fetched in one request and decoded at once.
+const WHOLE: u64 = 8 << 20;
+/// Rows that are handed to the encoder at once.
+const ROWS: usize = 8192;
+/// Rows of a page: more than in fresh files, for only few files are open.
+const PAGE_ROWS: usize = 20_000;
+
+/// How a table is to be compacted.
+#[derive(Debug, Clone)]
+pub struct Shape {
+    /// Names of the columns that tell its rows apart.
+    pub key: Vec<String>,
+    pub cluster: Option<ClusterBy>,
+    pub settings: job::Table,
+}
+
+/// What the table is at a version: what a compaction is planned on.
+#[derive(Debug, Clone)]
+pub struct Planned {
+    pub files: Vec<LiveFile>,
+    pub compaction: Compaction,
+    pub version: u64,
+    /// The newest one.
+    pub checkpoint: Option<u64>,
+    schema: SchemaRef,
+    types: Vec<(String, PrimitiveType)>,
+    fingerprint: String,
+}
+
+/// A bin written anew, and not committed yet.
+#[derive(Debug)]
+pub struct Rewritten {
+    exchange: Exchange,
+    pub rows: u64,
+}
+
+impl Rewritten {
+    pub fn files(&self) -> (u64, u64) {
+        (self.exchange.removed.len() as u64, self.exchange.added.len() as u64)
+    }
+
+    /// Read and written.
+    pub fn bytes(&self) -> (u64, u64) {
+        let written = self.exchange.added.iter().map(|add| add.size.max(0) as u64).sum();
+        (self.exchange.removed.iter().map(|file| file.size).sum(), written)
+    }
+}
+
+/// How a commit of rewritten bins ended.
+#[derive(Debug)]
+pub struct Compacted {
+    /// `None` where nothing was left to commit.
+    pub version: Option<u64>,
+    pub committed: Vec<Rewritten>,
+    /// Bins given up because a writer changed their files.
+    pub outdated: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Checksum {
+    rows: u64,
+    keys: u128,
+}
+
+impl Checksum {
+    const NONE: Self = Self { rows: 0, keys: 0 };
+
+    /// Of the rows' key columns, which come first.
+    fn add(&mut self, batch: &RecordBatch, keys: usize) -> Result<(), arrow::error::ArrowError> {
+        self.rows += batch.num_rows() as u64;
+        for hash in row_hashes(&batch.columns()[..keys])? {
+            self.keys = self.keys.wrapping_add(hash);
+        }
+        Ok(())
+    }
+}
+
+impl Table {
+    /// What is to be rewritten among the files that `keep` takes.
+    pub async fn plan_compaction(
+        &self,
+        shape: &Shape,
+        wanted: &Wanted<'_>,
+        keep: impl Fn(&LiveFile) -> bool,
+    ) -> Result<Planned, SilverError> {
+        let (snapshot, files) = self.snapshot_with_files(keep).await?;
+        check_writable(&self.name, &snapshot)?;
+        let schema: Schema =
+            snapshot.schema().as_ref().try_into_arrow().map_err(|source| SilverError::Arrow { table: self.name.clone(), source })?;
+        let order = shape.cluster.as_ref().map(ClusterBy::name);
+        let mut partitions: BTreeMap<PartitionValues, Vec<Candidate>> = BTreeMap::new();
+        for (at, file) in files.iter().enumerate() {
+            let clustered = order.is_some() && file.clustered == order;
+            partitions.entry(file.partition()).or_default().push(Candidate { at, bytes: file.size, clustered });
+        }
+        Ok(Planned {
+            compaction: compaction(partitions, wanted),
+            files,
+            version: snapshot.version(),
+            checkpoint: snapshot.log_segment().checkpoint_version,
+            schema: Arc::new(schema),
+            types: partition_types(&snapshot),
+            fingerprint: fingerprint(&snapshot),
+        })
+    }
+
+    /// The newest snapshot and its files, of one version.
+    pub(super) async fn snapshot_with_files(&self, keep: impl Fn(&LiveFile) -> bool) -> Result<(SnapshotRef, Vec<LiveFile>), SilverError> {
+        loop {
+            let snapshot = self.snapshot().await?;
+            let (version, files) = self.versioned_files(&keep).await?;
+            if version == snapshot.version() {
+                return Ok((snapshot, files));
+            }
+        }
+    }
+
+    /// Writes the rows of a bin anew. Nothing is visible yet.
+    pub async fn rewrite(&self, planned: &Planned, bin: &Bin, shape: &Shape, memory: Memory) -> Result<Rewritten, SilverError> {
+        let removed: Vec<LiveFile> = bin.files.iter().filter_map(|at| planned.files.get(*at)).cloned().collect();
+        let fields = file_fields(&planned.schema, &planned.types, &shape.key);
+        let keys = shape.key.iter().filter(|name| fields.find(name).is_some()).count();
+        let mut before = Checksum::NONE;
+        let rows = match &shape.cluster {
+            Some(by) => cluster::in_order(self, &removed, &fields, by, memory).await?,
+            None => rows_of_files(self, removed.clone(), fields.clone()),
+        };
+        let file_schema = Arc::new(Schema::new(fields));
+        let values = partition_values(self, bin.partition.iter().map(|(name, value)| (name, value.as_deref())), &planned.types)?;
+        let mut settings = shape.settings;
+        if shape.cluster.is_some() {
+            settings.row_group = settings.row_group.min(settings.clustered_row_group);
+        }
+        settings.compression_level = settings.compaction_level;
+        settings.page_rows = PAGE_ROWS;
+        let (mut writer, mut values) = (None, Some(values));
+        let written = async {
+            let arrow = |source| SilverError::Arrow { table: self.name.clone(), source };
+            let mut rows = rows;
+            let mut together = BatchCoalescer::new(file_schema.clone(), ROWS);
+            loop {
+                let batch = rows.try_next().await?;
+                let ended = batch.is_none();
+                match batch {
+                    Some(batch) => {
+                        before.add(&batch, keys).map_err(arrow)?;
+                        together.push_batch(batch).map_err(arrow)?;
+                    }
+                    None => together.finish_buffered_batch().map_err(arrow)?,
+                }
+                while let Some(batch) = together.next_completed_batch() {
+                    // Encoding never waits by itself, and others must be heard.
+                    tokio::task::yield_now().await;
+                    if let Some(values) = values.take() {
+                        let choices = choices(std::slice::from_ref(&batch));
+                        writer = Some(partition_writer(self, file_schema.clone(), values, &settings, &choices)?);
+                    }
+                    if let Some(writer) = &mut writer {
+                        writer.write(&batch).await.map_err(|source| self.delta(source))?;
+                    }
+                }
+                if ended {
+                    return Ok(());
+                }
+            }
+        };
+        let written: Result<(), SilverError> = written.await;
+        let mut added = match (written, writer) {
+            (Ok(()), Some(writer)) => writer.close().await.map_err(|source| self.delta(source))?,
+            (Ok(()), None) => Vec::new(),
+            (Err(error), writer) => {
+                if let Some(writer) = writer {
+                    let _ = writer.abort().await;
+                }
+                return Err(error);
+            }
+        };
+        for add in &mut added {
+            add.data_change = false;
+            add.tags = shape.cluster.as_ref().map(|by| HashMap::from([(CLUSTERED.to_owned(), Some(by.name()))]));
+        }
+        let rewritten = Rewritten { rows: before.rows, exchange: Exchange { removed, added } };
+        match self.check_rewritten(&rewritten, &file_schema.fields()[..keys].iter().cloned().collect(), before).await {
+            Ok(()) => Ok(rewritten),
+            Err(error) => {
+                rewritten.exchange.discard(self).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// What was written holds what was read, and what was read is all that the log says was there.
+    async fn check_rewritten(&self, rewritten: &Rewritten, key: &Fields, before: Checksum) -> Result<(), SilverError> {
+        let Exchange { removed, added } = &rewritten.exchange;
+        let logged: Option<u64> = removed.iter().map(LiveFile::rows).sum();
+        let mut after = Checksum::NONE;
+        for add in added {
+            let live = LiveFile {
+                path: add.path.clone(),
+                size: add.size.max(0) as u64,
+                partition_values: HashMap::new(),
+                stats: None,
+                clustered: None,
+            };
+            let mut batches = DataFile::open(self, &live).await?.read(key, None)?;
+            while let Some(batch) = batches.try_next().await? {
+                after.add(&batch, key.len()).map_err(|source| SilverError::Arrow { table: self.name.clone(), source })?;
+            }
+        }
+        if before == after && logged.is_none_or(|logged| logged == before.rows) {
+            return Ok(());
+        }
+        Err(SilverError::RewriteDiffers {
+            table: self.name.clone(),
+            first: removed.first().map(|file| file.path.clone()).unwrap_or_default(),
+            before: before.rows,
+            after: after.rows,
+            logged: logged.unwrap_or(before.rows),
+        })
+    }
+
+    /// Commits rewritten bins under a maintainer's token: those whose files are all live still.
+    pub async fn commit_rewritten(
+        &self,
+        token: u64,
+        run: &str,
+        planned: &Planned,
+        mut bins: Vec<Rewritten>,
+        settings: &job::Table,
+        deadline: Duration,
+    ) -> Result<Compacted, SilverError> {
+        let (started, mut backoff) = (Instant::now(), FIRST_BACKOFF);
+        let (mut outdated, mut failures) = (0, 0);
+        let mut unanswered: Option<(u64, String)> = None;
+        loop {
+            let (now, files) = self.snapshot_with_files(|_| true).await?;
+            if let Some((version, attempt)) = unanswered.take()
+                && version <= now.version()
+                && self.is_attempt(version, &attempt).await?
+            {
+                return Ok(Compacted { version: Some(version), committed: bins, outdated });
+            }
+            check_writable(&self.name, &now)?;
+            let fenced = self.intent_at(&now, APP_ID).await? > token as i64 && GUARDED;
+            if fenced || fingerprint(&now) != planned.fingerprint {
+                self.give_up(bins).await;
+                let table = self.name.clone();
+                return Err(if fenced { SilverError::Fenced { table, token } } else { SilverError::ShapeChanged { table } });
+            }
+            let (fit, rest): (Vec<_>, Vec<_>) = bins.into_iter().partition(|bin| bin.exchange.fits(&files) || !GUARDED);
+            outdated += rest.len() as u64;
+            self.give_up(rest).await;
+            bins = fit;
+            if bins.is_empty() {
+                return Ok(Compacted { version: None, committed: bins, outdated });
+            }
+            let version = now.version() + 1;
+            let attempt = uuid::Uuid::new_v4().to_string();
+            match self.put_version(version, &actions(token, run, &attempt, &bins)).await {
+                Ok(true) => {
+                    self.checkpoint_if_due(&now, settings.checkpoint_every).await;
+                    return Ok(Compacted { version: Some(version), committed: bins, outdated });
+                }
+                Ok(false) => {}
+                Err(error) if failures == TRIES || matches!(&error, SilverError::Store(error) if error.is_users()) => return Err(error),
+                // It may have had its effect: the log tells.
+                Err(_) => {
+                    failures += 1;
+                    unanswered = Some((version, attempt));
+                }
+            }
+            if started.elapsed() > deadline {
+                return Err(SilverError::Contended { table: self.name.clone(), seconds: deadline.as_secs() });
+            }
+            tokio::time::sleep(backoff.mul_f64(jitter())).await;
+            backoff = (backoff * 2).min(LAST_BACKOFF);
+        }
+    }
+
+    /// Whether a version is the commit of this very attempt.
+    pub(super) async fn is_attempt(&self, version: u64, attempt: &str) -> Result<bool, SilverError> {
+        let bytes = self.store.get(&format!("_delta_log/{version:020}.json")).await?;
+        Ok(bytes.is_some_and(|bytes| String::from_utf8_lossy(&bytes).contains(attempt)))
+    }
+
+    /// Files that no commit will name.
+    pub async fn give_up(&self, bins: Vec<Rewritten>) {
+        for bin in bins {
+            remove_staged(self, &bin.exchange.added).await;
+        }
+    }
+}
+
+/// The columns of the table's files, the key's first: what tells rows apart is hashed where it lies.
+fn file_fields(schema: &Schema, partitions: &[(String, PrimitiveType)], key: &[String]) -> Fields {
+    let in_file = |name: &str| partitions.iter().all(|(partition, _)| partition != name);
+    let first = key.iter().filter(|name| in_file(name)).filter_map(|name| schema.fields().find(name)).map(|(_, field)| field.clone());
+    let rest = schema.fields().iter().filter(|field| in_file(field.name()) && !key.contains(field.name())).cloned();
+    first.chain(rest).collect()
+}
+
+/// The rows of files one after the other, read ahead.
+pub(super) fn rows_of_files(table: &Table, files: Vec<LiveFile>, fields: Fields) -> BoxStream<'static, Result<RecordBatch, SilverError>> {
+    let (table, name) = (table.clone(), table.name.clone());
+    let opened = futures::stream::iter(files).map(move |file| {
+        let (table, fields, name) = (table.clone(), fields.clone(), name.clone());
+        let task = tokio::spawn(async move { rows_of_file(&table, &file, &fields).await });
+        task.map(move |joined| joined.unwrap_or_else(|error| Err(SilverError::Task { table: name, message: error.to_string() })))
+    });
+    opened.buffered(AHEAD).try_flatten().boxed()
+}
+
+async fn rows_of_file(
+    table: &Table,
+    file: &LiveFile,
+    fields: &Fields,
+) -> Result<BoxStream<'static, Result<RecordBatch, SilverError>>, SilverError> {
+    if file.size > WHOLE {
+        return DataFile::open(table, file).await?.read(fields, None);
+    }
+    let batches = whole_file(table, file, fields).await?;
+    Ok(futures::stream::iter(batches.into_iter().map(Ok)).boxed())
+}
+
+fn actions(token: u64, run: &str, attempt: &str, bins: &[Rewritten]) -> Vec<serde_json::Value> {
+    let now = chrono::Utc::now().timestamp_millis();
+    let (removed, added) = bins.iter().map(Rewritten::files).fold((0, 0), |(r, a), (removed, added)| (r + removed, a + added));
+    let (read, written) = bins.iter().map(Rewritten::bytes).fold((0, 0), |(r, w), (read, written)| (r + read, w + written));
+    let mut actions = vec![
+        json!({"commitInfo": {
+            "timestamp": now,
+            "operation": "OPTIMIZE",
+            "operationParameters": {"auto": "false", "predicate": "[]"},
+            "isBlindAppend": false,
+            "engineInfo": engine_info(),
+            "operationMetrics": {
+                "numRemovedFiles": removed.to_string(),
+                "numAddedFiles": added.to_string(),
+                "numRemovedBytes": read.to_string(),
+                "numAddedBytes": written.to_string(),
+            },
+            "etlRun": run,
+            "etlAttempt": attempt,
+        }}),
+        json!({"txn": {"appId": APP_ID, "version": token, "lastUpdated": now}}),
+    ];
+    actions.extend(bins.iter().flat_map(|bin| bin.exchange.actions(false)));
+    actions
+}

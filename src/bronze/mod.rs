@@ -112,7 +112,7 @@ pub async fn readable(bronze: &Store, objects: Vec<BronzeObject>) -> Result<(Vec
     Ok((yes, no))
 }
 
-fn layout_of(key: &str, path: &PathValues) -> Layout {
+pub fn layout_of(key: &str, path: &PathValues) -> Layout {
     if path.day.is_some() || key.contains("/day=") { Layout::Firehose } else { Layout::YearRoot }
 }
 

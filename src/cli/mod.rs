@@ -7,6 +7,7 @@ mod compact;
 mod completions;
 mod deploy;
 mod doctor;
+mod lateness;
 mod memory;
 mod metrics;
 mod output;
@@ -50,6 +51,8 @@ enum Verb {
     Plan(plan::PlanArgs),
     /// Show how entities and countries stand
     Status(status::StatusArgs),
+    /// Show how late records arrive and what that makes of partitions
+    Lateness(lateness::LatenessArgs),
     /// Look at refused records
     Quarantine(quarantine::QuarantineArgs),
     /// Read objects once more: after a contract or a job was mended
@@ -258,6 +261,7 @@ pub fn main() -> u8 {
             Verb::Run(args) => Box::pin(run::run(args)).await,
             Verb::Plan(args) => finish(plan::plan(args).await),
             Verb::Status(args) => finish(status::status(args).await),
+            Verb::Lateness(args) => finish(lateness::lateness(args).await),
             Verb::Quarantine(args) => finish(quarantine::quarantine(args).await),
             Verb::Reprocess(args) => finish(Box::pin(reprocess::run(args)).await),
             Verb::Ledger(args) => finish(reprocess::ledger(args).await),

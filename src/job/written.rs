@@ -200,7 +200,7 @@ impl Default for TableFile {
             row_group: "32 MiB".to_owned(),
             clustered_row_group: "4 MiB".to_owned(),
             compression_level: 1,
-            compaction_level: 3,
+            compaction_level: 1,
             page_rows: 8192,
             checkpoint_every: 50,
             log_retention: "30 d".to_owned(),

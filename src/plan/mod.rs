@@ -6,6 +6,7 @@
 mod columns;
 pub mod compact;
 pub mod ecs;
+pub mod lateness;
 pub mod order;
 pub mod price;
 
@@ -74,7 +75,7 @@ pub fn path_date(path: &PathValues) -> Option<i32> {
 }
 
 /// The first `yyyy-MM-dd-HH-mm-ss` in an object's name, as Firehose writes it.
-fn stamp_in_name(key: &str) -> Option<&str> {
+pub fn stamp_in_name(key: &str) -> Option<&str> {
     const FORM: &[u8] = b"dddd-dd-dd-dd-dd-dd";
     let name = key.rsplit('/').next()?;
     let fits = |window: &[u8]| {

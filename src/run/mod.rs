@@ -8,6 +8,7 @@ pub mod batch;
 pub mod care;
 pub mod gate;
 pub mod inspect;
+pub mod lateness;
 pub mod metrics;
 pub mod migrate;
 pub mod report;

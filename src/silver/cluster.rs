@@ -5,10 +5,11 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch, UInt64Array};
+use arrow::array::{ArrayRef, RecordBatch, UInt32Array, UInt64Array};
+use arrow::compute::take;
 use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
 use arrow::error::ArrowError;
-use arrow::row::{OwnedRow, RowConverter, SortField};
+use arrow::row::{RowConverter, SortField};
 use datafusion::catalog::streaming::StreamingTable;
 use datafusion::error::DataFusionError;
 use datafusion::execution::TaskContext;
@@ -110,9 +111,9 @@ pub(super) async fn in_order(
     // Enough to merge what was put aside, however small the rest is.
     let config = SessionConfig::new().with_target_partitions(streams).with_sort_spill_reservation_bytes(memory.sort / 8 / streams);
     let context = SessionContext::new_with_config_rt(config, runtime.map_err(failed.clone())?);
-    let names = curve.is_some().then_some(PLACE.to_owned()).into_iter().chain(columns);
+    let names = if curve.is_some() { vec![PLACE.to_owned()] } else { columns };
     // Names stand as they are written: `col` would fold their case.
-    let order = names.map(|name| col(datafusion::common::Column::from_name(name)).sort(true, true)).collect();
+    let order = names.into_iter().map(|name| col(datafusion::common::Column::from_name(name)).sort(true, true)).collect();
     let frame = context.read_table(Arc::new(source)).and_then(|frame| frame.sort(order)).map_err(failed.clone())?;
     let sorted = frame.execute_stream().await.map_err(failed.clone())?;
     let width = fields.len();
@@ -138,9 +139,49 @@ fn unwrapped(table: String, error: DataFusionError) -> SilverError {
 
 /// Ranks values of some columns and interleaves them.
 struct ZCurve {
-    columns: Vec<(String, RowConverter, Vec<OwnedRow>)>,
+    columns: Vec<Ranked>,
     /// Bits of each rank.
     bits: u32,
+}
+
+/// One column's values as bytes that compare as they do, cut to what tells most of them apart.
+struct Ranked {
+    name: String,
+    converter: RowConverter,
+    /// Leading bytes that all sampled values share.
+    shared: usize,
+    bounds: Vec<u128>,
+}
+
+impl Ranked {
+    fn new(field: &Field) -> Result<Self, ArrowError> {
+        let converter = RowConverter::new(vec![SortField::new(field.data_type().clone())])?;
+        Ok(Self { name: field.name().clone(), converter, shared: 0, bounds: Vec::new() })
+    }
+
+    fn bound_by(&mut self, mut sample: Vec<Box<[u8]>>) {
+        sample.sort_unstable();
+        let (Some(first), Some(last)) = (sample.first(), sample.last()) else { return };
+        self.shared = first.iter().zip(last).take_while(|(a, b)| a == b).count();
+        let every = sample.len().div_ceil(BOUNDS).max(1);
+        self.bounds = sample.iter().step_by(every).map(|value| start(value, self.shared)).collect();
+        self.bounds.dedup();
+    }
+
+    /// Values that begin alike for longer than is looked at share a rank.
+    fn rank(&self, value: &[u8]) -> u64 {
+        let start = start(value, self.shared);
+        self.bounds.partition_point(|bound| *bound <= start) as u64
+    }
+}
+
+/// The bytes after `skip`, as many as a number has.
+fn start(value: &[u8], skip: usize) -> u128 {
+    let rest = value.get(skip..).unwrap_or_default();
+    let mut bytes = [0; 16];
+    let length = rest.len().min(bytes.len());
+    bytes[..length].copy_from_slice(&rest[..length]);
+    u128::from_be_bytes(bytes)
 }
 
 impl ZCurve {
@@ -149,23 +190,19 @@ impl ZCurve {
         let wanted: Fields = columns.iter().filter_map(|name| fields.find(name)).map(|(_, field)| field.clone()).collect();
         let rows: u64 = files.iter().filter_map(LiveFile::rows).sum();
         let step = rows.div_ceil(SAMPLE).max(1) as usize;
-        let mut ranked = Vec::with_capacity(wanted.len());
-        for field in &wanted {
-            let converter = RowConverter::new(vec![SortField::new(field.data_type().clone())]).map_err(arrow)?;
-            ranked.push((field.name().clone(), converter, Vec::new()));
-        }
+        let mut ranked = wanted.iter().map(|field| Ranked::new(field)).collect::<Result<Vec<_>, _>>().map_err(arrow)?;
+        let mut samples: Vec<Vec<Box<[u8]>>> = vec![Vec::new(); ranked.len()];
         let mut batches = rows_of_files(table, files.to_vec(), wanted);
         while let Some(batch) = batches.try_next().await? {
-            for ((_, converter, sample), column) in ranked.iter_mut().zip(batch.columns()) {
-                let rows = converter.convert_columns(std::slice::from_ref(column)).map_err(arrow)?;
-                sample.extend((0..rows.num_rows()).step_by(step).map(|at| rows.row(at).owned()));
+            let some = UInt32Array::from_iter_values((0..batch.num_rows() as u32).step_by(step));
+            for ((ranked, sample), column) in ranked.iter().zip(&mut samples).zip(batch.columns()) {
+                let values = take(column, &some, None).map_err(arrow)?;
+                let rows = ranked.converter.convert_columns(&[values]).map_err(arrow)?;
+                sample.extend(rows.iter().map(|row| row.as_ref().into()));
             }
         }
-        for (_, _, sample) in &mut ranked {
-            sample.sort_unstable();
-            let every = sample.len().div_ceil(BOUNDS).max(1);
-            *sample = std::mem::take(sample).into_iter().step_by(every).collect();
-            sample.dedup();
+        for (ranked, sample) in ranked.iter_mut().zip(samples) {
+            ranked.bound_by(sample);
         }
         let bits = 64 / ranked.len().max(1) as u32;
         Ok(Self { columns: ranked, bits: bits.min(BOUNDS.ilog2() + 1) })
@@ -175,12 +212,12 @@ impl ZCurve {
     fn placed(&self, batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch, ArrowError> {
         let mut places = vec![0_u64; batch.num_rows()];
         let width = self.columns.len() as u32;
-        for (nth, (name, converter, bounds)) in (0_u32..).zip(&self.columns) {
-            let column = batch.column_by_name(name).ok_or_else(|| ArrowError::SchemaError(format!("no column {name}")))?;
-            let rows = converter.convert_columns(std::slice::from_ref(column))?;
+        for (nth, ranked) in (0_u32..).zip(&self.columns) {
+            let column = batch.column_by_name(&ranked.name);
+            let column = column.ok_or_else(|| ArrowError::SchemaError(format!("no column {}", ranked.name)))?;
+            let rows = ranked.converter.convert_columns(std::slice::from_ref(column))?;
             for (row, place) in rows.iter().zip(&mut places) {
-                let rank = bounds.partition_point(|bound| bound.row() <= row) as u64;
-                *place |= spread(rank, self.bits, width) << (width - 1 - nth);
+                *place |= spread(ranked.rank(row.as_ref()), self.bits, width) << (width - 1 - nth);
             }
         }
         let places: ArrayRef = Arc::new(UInt64Array::from(places));

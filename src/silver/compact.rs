@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use arrow::array::RecordBatch;
 use arrow::compute::BatchCoalescer;
-use arrow::datatypes::{Fields, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
 use delta_kernel::engine::arrow_conversion::TryIntoArrow;
 use delta_kernel::schema::PrimitiveType;
 use delta_kernel::snapshot::SnapshotRef;
@@ -42,6 +42,8 @@ const AHEAD: usize = 4;
 const WHOLE: u64 = 8 << 20;
 /// Rows that are handed to the encoder at once.
 const ROWS: usize = 8192;
+/// Batches of more rows than this are handed over as they are.
+const LARGE_ROWS: usize = 1024;
 /// Rows of a page: more than in fresh files, for only few files are open.
 const PAGE_ROWS: usize = 20_000;
 
@@ -144,6 +146,11 @@ impl Table {
         })
     }
 
+    /// Some columns of all rows of some files, in order.
+    pub fn rows_of(&self, files: Vec<LiveFile>, columns: &[(&str, DataType)]) -> BoxStream<'static, Result<RecordBatch, SilverError>> {
+        rows_of_files(self, files, columns.iter().map(|(name, ty)| Field::new(*name, ty.clone(), true)).collect())
+    }
+
     /// The newest snapshot and its files, of one version.
     pub(super) async fn snapshot_with_files(&self, keep: impl Fn(&LiveFile) -> bool) -> Result<(SnapshotRef, Vec<LiveFile>), SilverError> {
         loop {
@@ -177,7 +184,7 @@ impl Table {
         let written = async {
             let arrow = |source| SilverError::Arrow { table: self.name.clone(), source };
             let mut rows = rows;
-            let mut together = BatchCoalescer::new(file_schema.clone(), ROWS);
+            let mut together = BatchCoalescer::new(file_schema.clone(), ROWS).with_biggest_coalesce_batch_size(Some(LARGE_ROWS));
             loop {
                 let batch = rows.try_next().await?;
                 let ended = batch.is_none();

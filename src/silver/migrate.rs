@@ -161,7 +161,7 @@ impl Table {
                 table: self.name.clone(),
                 file: file.path.clone(),
                 from: first,
-                source,
+                source: Box::new(source),
             })?;
             first += batch.num_rows() as u64;
             if writer.is_none() {

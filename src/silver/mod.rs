@@ -71,7 +71,7 @@ pub enum SilverError {
     )]
     RewriteDiffers { table: String, first: String, before: u64, after: u64, logged: u64 },
     #[error("table {table}: {file}, rows from {from} on: {source}; nothing was committed: mend the contract's x-upcast, or the rows")]
-    Convert { table: String, file: String, from: u64, source: ConvertError },
+    Convert { table: String, file: String, from: u64, source: Box<ConvertError> },
     #[error("table {table}: another maintainer took over from the one with token {token}; nothing more was committed")]
     Fenced { table: String, token: u64 },
     #[error("table {table}: its columns or properties changed meanwhile; run again")]

@@ -14,8 +14,9 @@ use silversmith::run::care::{Options, TableCare, compact};
 use silversmith::silver::LiveFile;
 
 use crate::faults::assert_intents_without_gaps;
+use crate::parallel::{Growing, start};
 use crate::stores::{Fault, Faulty, Hooked};
-use crate::support::{Random, assert_same, etl, generate, run};
+use crate::support::{Random, assert_same, assert_same_contract, etl, generate, run};
 use crate::world::{World, rows, texts};
 
 const SCHEMA: &str = r#"{
@@ -503,4 +504,98 @@ fn a_ledger_that_was_cleaned_up_says_the_same() {
 fn rows_on_disk(silver: &Path) -> u64 {
     let (_, status, _) = verb(silver, &["status", "--entity", "LogRecord", "--country", "de"]);
     status["jobs"][0]["silver"]["rows"].as_u64().unwrap()
+}
+
+#[test]
+fn late_records_are_told_by_how_late_they_are() {
+    let folder = tempfile::tempdir().unwrap();
+    let bronze = folder.path().join("bronze");
+    let put = |path: &str, records: &[(&str, &str)]| {
+        let path = bronze.join("database=fleetdb_de/entity=LogRecord").join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        let line = |(id, at): &(&str, &str)| {
+            json!({"id": id, "dateTime": at, "device": {"id": "b1"}, "latitude": 1.0, "longitude": 1.0, "speed": 1}).to_string()
+        };
+        std::fs::write(path, records.iter().map(line).collect::<Vec<_>>().join("\n")).unwrap();
+    };
+    put("year=2025/month=01/day=10/s-1-2025-01-10-12-00-00-a", &[("b1", "2025-01-10T11:30:00Z"), ("b2", "2025-01-10T11:45:00Z")]);
+    put("year=2025/month=01/day=11/s-1-2025-01-11-12-00-00-b", &[("b3", "2025-01-11T11:50:00Z"), ("b4", "2025-01-01T12:00:00Z")]);
+    put("year=2024/backfill", &[("b5", "2024-05-05T00:00:00Z")]);
+    let silver = folder.path().join("silver");
+    assert_eq!(run(&bronze, &silver, &["--entity", "LogRecord", "--country", "de", "--batch-objects", "1"]).code, 0);
+    let (code, told, stderr) = verb(&silver, &["lateness", "--entity", "LogRecord,User", "--country", "de"]);
+    assert_eq!(code, Some(0), "{stderr}");
+    let (log, user) = (&told["jobs"][0], &told["jobs"][1]);
+    assert!(user["records"].is_null() && user["files"] == 0, "{user}");
+    assert_eq!((&log["records"], &log["backfilled"], &log["most_minutes"]), (&json!(4), &json!(1), &json!(10 * 24 * 60)));
+    assert_eq!((&log["steps"][0]["records"], &log["steps"][5]["records"]), (&json!(3), &json!(4)));
+    assert_eq!((&log["batches"], &log["partitions_per_batch"], &log["partitions_without_late"]), (&json!(2), &json!(1.5), &json!(1.0)));
+    let opened: Vec<u64> = log["delays"].as_array().unwrap().iter().map(|delay| delay["reopened"].as_u64().unwrap()).collect();
+    assert_eq!(opened, [1, 1, 1, 1, 0, 0]);
+}
+
+/// Writers, a maintainer, a vacuum and a reader at once: 15 minutes by hand, 20 seconds in a test run.
+#[test]
+fn readers_see_every_row_once_while_all_others_work() {
+    let folder = tempfile::tempdir().unwrap();
+    let jobs = crate::support::jobs_with(folder.path(), "compact: {when: small_files > 1, only_partitions_older_than: 0 d, every: 5}");
+    let (bronze, silver) = (folder.path().join("bronze"), folder.path().join("silver"));
+    let of = ["--entity", "LogRecord,FaultData", "--jobs", jobs.to_str().unwrap()];
+    let seconds = if std::env::var("ETL_SOAK").is_ok() { 900 } else { 20 };
+    let until = std::time::Instant::now() + Duration::from_secs(seconds);
+    let mut random = Random::new("everything at once");
+    let mut growing = Growing { bronze: bronze.clone(), objects: 0 };
+    growing.grow(&mut random);
+    let writing = [&of[..], &["--country", "de"]].concat();
+    assert_eq!(run(&bronze, &silver, &writing).code, 0);
+    let tables = ["LogRecord", "FaultData"].map(|table| silver.join(table).to_str().unwrap().to_owned());
+    let reading = std::thread::spawn({
+        let (seconds, tables) = (seconds.to_string(), tables.clone());
+        move || crate::support::python("reader.py", &[&seconds, "database,id", &tables[0], &tables[1]])
+    });
+    let caring = std::thread::spawn({
+        let (silver, of) = (silver.clone(), of.map(str::to_owned));
+        move || {
+            let of: Vec<&str> = of.iter().map(String::as_str).collect();
+            let (mut compactions, mut vacuums) = (0, 0);
+            while std::time::Instant::now() < until {
+                // A run's own maintenance may hold the table.
+                let (code, done, stderr) = verb(&silver, &[&["compact", "--force"][..], &of].concat());
+                assert!(matches!(code, Some(0 | 4)), "{code:?} {stderr}");
+                compactions += done["tables"].as_array().map_or(0, Vec::len);
+                // Readers need what they opened a moment ago.
+                let old = ["vacuum", "--retention", "6 s", "--force-retention", "--execute"];
+                let (code, done, stderr) = verb(&silver, &[&old[..], &of].concat());
+                assert!(matches!(code, Some(0 | 4)), "{code:?} {stderr}");
+                vacuums +=
+                    done["tables"].as_array().map_or(0, |tables| tables.iter().map(|table| table["files"].as_array().unwrap().len()).sum());
+            }
+            (compactions, vacuums)
+        }
+    });
+    let mut runs = 0;
+    while std::time::Instant::now() < until {
+        growing.grow(&mut random);
+        let twins = [start(&bronze, &silver, &writing), start(&bronze, &silver, &writing)];
+        for twin in twins {
+            let ran = crate::support::ran(&twin.wait_with_output().unwrap());
+            assert!([0, 4].contains(&ran.code), "exit {}: {}\n{}", ran.code, ran.report, ran.stderr);
+            runs += 1;
+        }
+    }
+    let read = reading.join().unwrap();
+    assert!(read.status.success(), "{}{}", String::from_utf8_lossy(&read.stdout), String::from_utf8_lossy(&read.stderr));
+    let (compactions, vacuums) = caring.join().unwrap();
+    eprintln!(
+        "{seconds} s: {runs} runs over {} objects, {compactions} compactions of tables, {vacuums} files vacuumed, {}",
+        growing.objects,
+        String::from_utf8_lossy(&read.stdout).trim()
+    );
+    let rest = run(&bronze, &silver, &writing);
+    assert_eq!(rest.code, 0, "{}", rest.stderr);
+    let alone = folder.path().join("alone");
+    assert_eq!(run(&bronze, &alone, &writing).code, 0);
+    assert_same_contract(&[&alone, &silver]);
+    assert_intents_without_gaps(&silver.join("LogRecord"));
+    assert_intents_without_gaps(&silver.join("FaultData"));
 }

@@ -16,7 +16,7 @@ use crate::stores::{Fault, Faulty, Hooked};
 use crate::support::{Random, assert_same_contract, etl, generate, jobs_with, ran, run};
 use crate::world::{PROVENANCE, World, rows, texts};
 
-fn start(bronze: &Path, silver: &Path, args: &[&str]) -> Child {
+pub fn start(bronze: &Path, silver: &Path, args: &[&str]) -> Child {
     let mut command = etl(&["run", "--output", "json"]);
     command.arg("--bronze").arg(bronze).arg("--silver").arg(silver).args(args);
     command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
@@ -62,13 +62,13 @@ fn eight_processes_on_one_source_and_shards_of_two_kinds_equal_one_process() {
 }
 
 /// Bronze that grows while runs are killed: inserts, updates and duplicates of few keys.
-struct Growing {
-    bronze: PathBuf,
-    objects: usize,
+pub struct Growing {
+    pub bronze: PathBuf,
+    pub objects: usize,
 }
 
 impl Growing {
-    fn grow(&mut self, random: &mut Random) {
+    pub fn grow(&mut self, random: &mut Random) {
         for _ in 0..=random.below(4) {
             self.objects += 1;
             for entity in ["LogRecord", "FaultData"] {

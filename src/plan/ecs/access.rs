@@ -77,14 +77,17 @@ pub(super) fn task_role(task: &Task<'_>, options: &DeployOptions) -> Value {
     // Every table is partitioned by database first, and a run rewrites rows of its own database only.
     let files: Vec<String> = tables.iter().flat_map(|table| of_source(&|database| format!("{table}/database={database}/*"))).collect();
     let staged: Vec<String> = tables.iter().map(|table| format!("_etl/staging/{table}/*")).collect();
+    // Who puts files together holds the table's lease, and gives it back.
+    let care: Vec<String> = tables.iter().map(|table| format!("_etl/maintenance/{table}/*")).collect();
+    let care_leases: Vec<String> = tables.iter().map(|table| format!("_etl/maintenance/{table}/leases/*")).collect();
     let ledgers = of_source(&|database| format!("_etl/ledger/{entity}/{database}/*"));
     let leases = of_source(&|database| format!("_etl/ledger/{entity}/{database}/leases/*"));
     let stopped = of_source(&|database| format!("_etl/stopped/{entity}/{database}/*"));
     let (runs, doctor) = (["_etl/runs/*".to_owned()], ["_etl/doctor/*".to_owned()]);
 
-    let work = [&logs[..], &files, &staged, &ledgers, &doctor].concat();
+    let work = [&logs[..], &files, &staged, &care, &ledgers, &doctor].concat();
     let keep = [&stopped[..], &runs].concat();
-    let delete = [&files[..], &staged, &leases, &doctor].concat();
+    let delete = [&files[..], &staged, &care_leases, &leases, &doctor].concat();
     let listed = |place: &Place, paths: &[String]| {
         let prefixes: Vec<String> = paths.iter().map(|path| place.key(path)).collect();
         json!({"StringLike": {"s3:prefix": prefixes}})

@@ -33,24 +33,49 @@ pub struct StoredFile {
     store: Arc<dyn ObjectStore>,
     path: Path,
     size: u64,
+    /// All of a small file: one request costs more than its bytes.
+    whole: Option<Bytes>,
 }
+
+/// Files up to this size are fetched in one request, whatever is wanted of them.
+const SMALL: u64 = 256 << 10;
+/// Bytes at a file's end that mostly hold its footer.
+const FOOTER: usize = 64 << 10;
 
 impl StoredFile {
     pub fn new(store: Arc<dyn ObjectStore>, live: &LiveFile) -> Self {
         let path = Path::parse(&live.path).unwrap_or_else(|_| Path::from(live.path.as_str()));
-        Self { store, path, size: live.size }
+        Self { store, path, size: live.size, whole: None }
     }
 }
 
 impl AsyncFileReader for StoredFile {
     fn get_bytes(&mut self, range: Range<u64>) -> BoxFuture<'_, Result<Bytes, ParquetError>> {
-        async move { self.store.get_range(&self.path, range).await.map_err(|error| ParquetError::External(Box::new(error))) }.boxed()
+        async move {
+            let failed = |error| ParquetError::External(Box::new(error));
+            if self.size > SMALL {
+                return self.store.get_range(&self.path, range).await.map_err(failed);
+            }
+            let whole = if let Some(whole) = &self.whole {
+                whole.clone()
+            } else {
+                let whole = self.store.get(&self.path).await.map_err(failed)?.bytes().await.map_err(failed)?;
+                self.whole.insert(whole).clone()
+            };
+            let beyond = || ParquetError::General(format!("bytes {range:?} of a file of {}", whole.len()));
+            let (from, upto) = (usize::try_from(range.start), usize::try_from(range.end));
+            match (from, upto) {
+                (Ok(from), Ok(upto)) if from <= upto && upto <= whole.len() => Ok(whole.slice(from..upto)),
+                _ => Err(beyond()),
+            }
+        }
+        .boxed()
     }
 
     fn get_metadata<'a>(&'a mut self, _: Option<&'a ArrowReaderOptions>) -> BoxFuture<'a, Result<Arc<ParquetMetaData>, ParquetError>> {
         async move {
             let size = self.size;
-            Ok(Arc::new(ParquetMetaDataReader::new().load_and_finish(self, size).await?))
+            Ok(Arc::new(ParquetMetaDataReader::new().with_prefetch_hint(Some(FOOTER)).load_and_finish(self, size).await?))
         }
         .boxed()
     }

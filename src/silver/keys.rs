@@ -12,7 +12,7 @@ use arrow::array::{AsArray, RecordBatch, UInt32Array};
 use arrow::compute::take_record_batch;
 use arrow::datatypes::{Date32Type, Fields, Int64Type};
 use arrow::error::ArrowError;
-use futures::TryStreamExt;
+use futures::{StreamExt, TryStreamExt};
 
 use super::file::{DataFile, HashedMap, row_hashes, select};
 use super::{GUARDED, LiveFile, SilverError, Table};
@@ -106,6 +106,8 @@ struct KeyFile {
 
 /// Footers that are kept in memory.
 const FOOTERS: usize = 128;
+/// Files whose keys are read at the same time.
+const READ_AHEAD: usize = 8;
 
 impl TableKeys {
     /// Of the newest snapshot, for one database.
@@ -143,11 +145,7 @@ impl TableKeys {
         if self.files.is_empty() || rows.num_rows() == 0 {
             return Ok(HashMap::new());
         }
-        for at in 0..self.files.len() {
-            if !self.files[at].read && may_hold(&self.files[at].live, std::slice::from_ref(ranges)) {
-                self.load(at).await?;
-            }
-        }
+        self.load(ranges).await?;
         let mut by_file: BTreeMap<u32, Vec<(u32, u128)>> = BTreeMap::new();
         for key in &hashes.keys {
             if let Some(place) = self.known.get(key) {
@@ -170,20 +168,29 @@ impl TableKeys {
         }
     }
 
-    async fn load(&mut self, at: usize) -> Result<(), SilverError> {
-        let file = self.open_file(at).await?;
-        let mut batches = file.read(&self.columns.key_fields(), None)?;
-        let mut row = 0;
-        while let Some(batch) = batches.try_next().await? {
-            let keys = row_hashes(batch.columns()).map_err(|source| SilverError::Arrow { table: self.table.name.clone(), source })?;
-            for key in keys {
-                self.known.insert(key, Place { file: at as u32, row });
-                row += 1;
-            }
+    /// Reads the keys of every file that may hold one within the ranges and was not read yet.
+    async fn load(&mut self, ranges: &KeyRanges) -> Result<(), SilverError> {
+        let wanted = self.files.iter().enumerate();
+        let wanted = wanted.filter(|(_, file)| !file.read && may_hold(&file.live, std::slice::from_ref(ranges)));
+        let reads: Vec<_> = wanted
+            .map(|(at, file)| {
+                let (table, live, key) = (self.table.clone(), file.live.clone(), self.columns.key_fields());
+                let name = table.name.clone();
+                async move {
+                    let task = tokio::spawn(async move { keys_of(&table, &live, &key).await });
+                    let read = task.await.unwrap_or_else(|error| Err(SilverError::Task { table: name, message: error.to_string() }));
+                    read.map(|(file, keys)| (at, file, keys))
+                }
+            })
+            .collect();
+        let mut read = futures::stream::iter(reads).buffered(READ_AHEAD);
+        while let Some((at, file, keys)) = read.try_next().await? {
+            let places = (0_u32..).map(|row| Place { file: at as u32, row });
+            self.known.extend(keys.into_iter().zip(places));
+            self.files[at].read = true;
+            self.files[at].open = Some(file).filter(|_| self.opened < FOOTERS);
+            self.opened += 1;
         }
-        self.files[at].read = true;
-        self.files[at].open = Some(file).filter(|_| self.opened < FOOTERS);
-        self.opened += 1;
         Ok(())
     }
 
@@ -222,6 +229,17 @@ impl TableKeys {
         });
         Ok(held.collect())
     }
+}
+
+/// A file, and the hashes of its keys, row by row.
+async fn keys_of(table: &Table, live: &LiveFile, key: &Fields) -> Result<(DataFile, Vec<u128>), SilverError> {
+    let file = DataFile::open(table, live).await?;
+    let mut batches = file.read(key, None)?;
+    let mut keys = Vec::new();
+    while let Some(batch) = batches.try_next().await? {
+        keys.extend(row_hashes(batch.columns()).map_err(|source| SilverError::Arrow { table: table.name.clone(), source })?);
+    }
+    Ok((file, keys))
 }
 
 /// The columns that say which record a row is.

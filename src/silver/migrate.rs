@@ -98,7 +98,7 @@ impl Table {
             additive = false;
             differences.push(Difference { column: field.name().clone(), found: Some(text(field)), expected: None });
         }
-        Ok(Comparison { contract_version: self.contract_version(&snapshot), differences, additive })
+        Ok(Comparison { contract_version: Self::contract_version(&snapshot), differences, additive })
     }
 
     /// Converts every live file that is not converted yet; `converted` maps old paths to new files.

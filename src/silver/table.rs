@@ -277,7 +277,7 @@ impl Table {
 
     /// `true` where something was (or may have been) committed, so that the caller looks again.
     async fn evolve(&self, shape: &TableShape, wanted: &StructType, snapshot: &SnapshotRef) -> Result<bool, SilverError> {
-        let table_version = self.contract_version(snapshot);
+        let table_version = Self::contract_version(snapshot);
         if let (Some(table_version), Some(known)) = (table_version, shape.contract_version)
             && table_version > known
         {
@@ -325,7 +325,7 @@ impl Table {
     }
 
     /// The newest contract version that the table was written with.
-    pub(super) fn contract_version(&self, snapshot: &SnapshotRef) -> Option<u32> {
+    pub(super) fn contract_version(snapshot: &SnapshotRef) -> Option<u32> {
         snapshot.table_configuration().metadata().configuration().get(CONTRACT_VERSION)?.parse().ok()
     }
 

@@ -44,6 +44,10 @@ pub async fn run(args: VacuumArgs) -> Result<u8, RunError> {
         );
         return Ok(2);
     }
+    if args.retention > SAFE_RETENTION {
+        output::error("checkpoints remember removed files for 7 days only, so no longer retention can be kept; leave --retention out");
+        return Ok(2);
+    }
     let settings = settings(uuid::Uuid::now_v7().to_string(), &args.places, None, Tuning::default()).await?;
     let mut reports = Vec::new();
     for entity in entities(&args.places, &args.entity) {

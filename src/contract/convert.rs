@@ -73,6 +73,15 @@ impl Conversion {
         Self { columns: self.columns.iter().filter(|made| columns.contains(&made.name)).cloned().collect() }
     }
 
+    /// Whether a table of the older version needs new columns and nothing else: what it has stays where it is. What is new is NULL in its
+    /// rows, also where records that are read from now on have a default: nobody asked for a rewrite.
+    pub fn is_plain(&self, from: &Object) -> bool {
+        self.columns.iter().all(|made| match from.property(&made.name) {
+            Some(_) => made.path == [made.name.clone()] && made.casts.is_empty() && made.default.is_none(),
+            None => made.path.is_empty(),
+        })
+    }
+
     /// Whether a column has the very values of an older one, under whatever name.
     pub fn keeps(&self, column: &str) -> bool {
         self.columns.iter().any(|made| made.name == column && made.path.len() == 1 && made.casts.is_empty() && made.default.is_none())
@@ -94,6 +103,9 @@ fn made(property: &Property, source: &Source, from: &Object) -> Result<Made, Con
         let known = ["string", "integer", "number", "boolean"];
         if let Some(cast) = source.casts.iter().find(|cast| !known.contains(&cast.as_str())) {
             return Err(impossible(format!("there is no cast to {cast}")));
+        }
+        if source.casts.iter().any(|cast| cast == "string") && matches!(found.ty, Type::Long | Type::Double) {
+            return Err(impossible("the digits that a number was written with are not stored; the cast to string needs them".to_owned()));
         }
         let plain = matches!(found.ty, Type::Boolean | Type::Long | Type::Double | Type::Text);
         if !source.casts.is_empty() && !plain {
@@ -271,14 +283,9 @@ fn cast(array: &ArrayRef, to: &str) -> Result<ArrayRef, Unfit> {
     let ints = array.as_primitive_opt::<Int64Type>();
     let floats = array.as_primitive_opt::<Float64Type>();
     Ok(match to {
-        "string" => match (texts, flags, ints, floats) {
-            (None, Some(flags), ..) => Arc::new(flags.iter().map(|flag| flag.map(|flag| flag.to_string())).collect::<StringArray>()),
-            (None, _, Some(ints), _) => Arc::new(ints.iter().map(|int| int.map(|int| int.to_string())).collect::<StringArray>()),
-            (None, _, _, Some(floats)) => {
-                let text = |float: f64| serde_json::Number::from_f64(float).map(|number| number.to_string());
-                Arc::new(floats.iter().map(|float| float.and_then(text)).collect::<StringArray>())
-            }
-            _ => array.clone(),
+        "string" => match flags {
+            Some(flags) => Arc::new(flags.iter().map(|flag| flag.map(|flag| flag.to_string())).collect::<StringArray>()),
+            None => array.clone(),
         },
         "integer" => match (texts, flags, floats) {
             (Some(texts), ..) => Arc::new(Int64Array::from(parsed(texts, |text| text.parse::<i64>().ok())?)),
@@ -322,7 +329,10 @@ fn cast(array: &ArrayRef, to: &str) -> Result<ArrayRef, Unfit> {
 impl Made {
     fn column(&self, rows: &RecordBatch) -> Result<ArrayRef, ConvertError> {
         let Some((first, inner)) = self.path.split_first() else { return self.filled(new_null_array(&self.stored, rows.num_rows())) };
-        let Some(column) = rows.column_by_name(first) else { return self.filled(new_null_array(&self.stored, rows.num_rows())) };
+        let Some(column) = rows.column_by_name(first) else {
+            // The table is not of the version that it says it is.
+            return Err(ConvertError::Impossible { column: self.name.clone(), reason: format!("the table has no column `{first}`") });
+        };
         let mut array = column.clone();
         for step in inner {
             // The id of a reference is all of it.

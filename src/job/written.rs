@@ -198,7 +198,7 @@ impl Default for TableFile {
         Self {
             file: "128 MiB".to_owned(),
             row_group: "32 MiB".to_owned(),
-            clustered_row_group: "4 MiB".to_owned(),
+            clustered_row_group: "1 MiB".to_owned(),
             compression_level: 1,
             compaction_level: 1,
             page_rows: 8192,

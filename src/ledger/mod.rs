@@ -269,6 +269,12 @@ impl Ledger {
         silver.folder(&format!("_etl/ledger/{}/{}", source.entity, source.database))
     }
 
+    /// Every source of an entity that has a ledger.
+    pub async fn sources(silver: &Store, entity: &str) -> Result<Vec<Source>, LedgerError> {
+        let databases = silver.folder(&format!("_etl/ledger/{entity}")).folders().await?;
+        Ok(databases.into_iter().map(|database| Source { entity: entity.to_owned(), database }).collect())
+    }
+
     /// Reads the newest snapshot and what follows it: three round trips, however many entries there are.
     pub async fn open(silver: &Store, source: &Source, lease: Duration) -> Result<Self, LedgerError> {
         let mut ledger = Self { store: Self::folder(silver, source), lease, state: State::default(), read: Utc::now() };
@@ -618,7 +624,10 @@ impl Renewal {
 
 async fn read_snapshot(store: &Store, name: Option<&str>) -> Result<State, LedgerError> {
     let Some(name) = name else { return Ok(State::default()) };
-    let Some(bytes) = store.get(name).await? else { return Ok(State::default()) };
+    let Some(bytes) = store.get(name).await? else {
+        let source = std::io::Error::new(std::io::ErrorKind::NotFound, "it was listed a moment ago and is gone");
+        return Err(LedgerError::Snapshot { path: name.to_owned(), source });
+    };
     let text = zstd::decode_all(bytes.as_ref()).map_err(|source| LedgerError::Snapshot { path: name.to_owned(), source })?;
     serde_json::from_slice(&text).map_err(|source| LedgerError::Parse { path: name.to_owned(), source })
 }

@@ -116,7 +116,9 @@ pub fn compaction(partitions: BTreeMap<PartitionValues, Vec<Candidate>>, wanted:
                 *sum += bin.bytes;
                 Some((*sum, bin))
             })
-            .take_while(|(sum, _)| *sum <= room || (found.bins.is_empty() && *sum <= wanted.policy.max_rewrite.max(wanted.file)))
+            .enumerate()
+            .take_while(|(nth, (sum, _))| *sum <= room || (*nth == 0 && found.bins.is_empty()))
+            .map(|(_, bin)| bin)
             .map(|(_, bin)| bin)
             .collect();
         found.left_bytes += bytes - fit.iter().map(|bin| bin.bytes).sum::<u64>();
@@ -149,7 +151,8 @@ fn is_closed(partition: &PartitionValues, wanted: &Wanted<'_>) -> bool {
 
 fn bins(partition: &PartitionValues, files: Vec<Candidate>, wanted: &Wanted<'_>) -> Vec<Bin> {
     let gains = |file: &Candidate| is_small(file.bytes, wanted.file) || (wanted.cluster && !file.clustered);
-    let most = wanted.file.saturating_mul(if wanted.cluster { FULL_FILES_A_SORT } else { FULL_FILES_A_BIN });
+    let full_files = if wanted.cluster { FULL_FILES_A_SORT } else { FULL_FILES_A_BIN };
+    let most = wanted.file.saturating_mul(full_files).min(wanted.policy.max_rewrite);
     let mut bins: Vec<Vec<Candidate>> = Vec::new();
     let mut room = 0;
     for file in files.into_iter().filter(gains) {
@@ -232,6 +235,17 @@ mod tests {
         let found = compaction(both.into(), &wanted(&policy));
         assert_eq!((found.bins[0].partition.clone(), found.left_bytes), (partition("2024-03-02"), 80));
         assert_eq!(found.bytes(), 60);
+    }
+
+    #[test]
+    fn a_partition_of_more_than_is_read_at_once_is_done_in_parts() {
+        let policy = policy(vec![Due::SmallFiles(1)], 70);
+        let found = compaction([(partition("2024-03-01"), files(&[30; 10], false))].into(), &wanted(&policy));
+        assert_eq!((found.bins.len(), found.bytes(), found.left_bytes), (1, 60, 240));
+        // A file that is larger than the bound by itself does not keep its partition from being clustered.
+        let wanted = Wanted { cluster: true, ..wanted(&policy) };
+        let found = compaction([(partition("2024-03-01"), files(&[500, 20, 20], false))].into(), &wanted);
+        assert_eq!((found.bins.len(), found.bytes()), (1, 500));
     }
 
     #[test]

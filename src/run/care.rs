@@ -13,7 +13,9 @@ use futures::StreamExt;
 use futures::future::BoxFuture;
 use serde::Serialize;
 
+use super::vacuum::before;
 use super::{RunError, Settings, SourceRun, load, tables_of};
+use crate::contract::Contract;
 use crate::domain::time::MICROS_PER_DAY;
 use crate::engine::local::Tables;
 use crate::job::Job;
@@ -32,6 +34,8 @@ const READ_AHEAD: u64 = 96 << 20;
 /// Row groups that a bin's encoder holds: the one that is filled, its dictionaries, pages on their way.
 const ROW_GROUPS: u64 = 3;
 const MOST_SORTED: u64 = 1 << 30;
+/// Files whose removal is folded into a checkpoint at once: every reader would read it line by line.
+const FOLDED_AT_ONCE: u64 = 1000;
 /// Where nobody says what there is.
 const USUAL_MEMORY: u64 = 2 << 30;
 
@@ -103,8 +107,25 @@ pub struct TablePlan {
     pub estimate: Estimate,
 }
 
+/// An entity's tables and what is known of them.
+#[derive(Debug, Clone)]
+pub struct Entity {
+    pub job: Arc<Job>,
+    pub contract: Arc<Contract>,
+    pub tables: Tables,
+}
+
+impl Entity {
+    pub fn load(settings: &Settings, entity: &str) -> Result<Self, RunError> {
+        let (job, contract) = load(settings, entity)?;
+        let tables = tables_of(&settings.silver, &job);
+        Ok(Self { job, contract, tables })
+    }
+}
+
 /// How one table's files are to lie.
-fn shape(job: &Job, tables: &Tables, table: &Table) -> Shape {
+fn shape(of: &Entity, table: &Table) -> Shape {
+    let Entity { job, contract, tables } = of;
     let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
     let (key, cluster) = if table.name == tables.silver.name {
         (job.key.clone(), job.cluster_by.clone())
@@ -113,13 +134,15 @@ fn shape(job: &Job, tables: &Tables, table: &Table) -> Shape {
     } else {
         ([job.key.clone(), names(&["order"])].concat(), None)
     };
-    Shape { key, cluster, settings: job.table }
+    let evolves = table.name == tables.silver.name && contract.versions().count() > 1;
+    Shape { key, cluster, evolves, settings: job.table }
 }
 
-pub async fn plan_table(job: &Job, tables: &Tables, table: &Table, options: &Options) -> Result<Planned, RunError> {
+pub async fn plan_table(of: &Entity, table: &Table, options: &Options) -> Result<Planned, RunError> {
+    let job = &of.job;
     let mut policy = job.compact.clone();
     policy.max_rewrite = options.max_rewrite.unwrap_or(if options.force { u64::MAX } else { policy.max_rewrite });
-    let shape = shape(job, tables, table);
+    let shape = shape(of, table);
     let wanted = Wanted {
         policy: &policy,
         file: job.table.file,
@@ -136,14 +159,13 @@ pub async fn plan_table(job: &Job, tables: &Tables, table: &Table, options: &Opt
 
 /// Writes nothing.
 pub async fn plan(settings: &Settings, entity: &str, options: &Options) -> Result<Vec<TablePlan>, RunError> {
-    let (job, _) = load(settings, entity)?;
-    let tables = tables_of(&settings.silver, &job);
+    let of = Entity::load(settings, entity)?;
     let mut plans = Vec::new();
-    for table in tables.all() {
+    for table in of.tables.all() {
         if !table.exists().await? {
             continue;
         }
-        let Planned { files, compaction, .. } = plan_table(&job, &tables, table, options).await?;
+        let Planned { files, compaction, .. } = plan_table(&of, table, options).await?;
         plans.push(TablePlan {
             table: table.name.clone(),
             files: files.len() as u64,
@@ -154,7 +176,7 @@ pub async fn plan(settings: &Settings, entity: &str, options: &Options) -> Resul
             rewrite_bytes: compaction.bytes(),
             becomes_files: compaction.becomes(),
             left_bytes: compaction.left_bytes,
-            estimate: estimate(&job, &compaction),
+            estimate: estimate(&of.job, &compaction),
         });
     }
     Ok(plans)
@@ -179,12 +201,13 @@ pub async fn take_lease(settings: &Settings, table: &Table, job: &Job) -> Result
 
 /// Compacts what is due of all of an entity's tables.
 pub async fn compact(settings: &Settings, entity: &str, options: &Options) -> Result<Vec<TableCare>, RunError> {
-    let (job, _) = load(settings, entity)?;
-    let tables = tables_of(&settings.silver, &job);
+    let of = Entity::load(settings, entity)?;
     let mut done = Vec::new();
-    for table in tables.all() {
+    for table in of.tables.all() {
         if table.exists().await? && !settings.stop.is_asked() {
-            done.push(care_for(settings, &job, &tables, table, options).await?);
+            let mut care = TableCare { table: table.name.clone(), ..TableCare::default() };
+            care_for(settings, &of, table, options, &mut care).await?;
+            done.push(care);
         }
     }
     Ok(done)
@@ -192,28 +215,30 @@ pub async fn compact(settings: &Settings, entity: &str, options: &Options) -> Re
 
 /// After a run that committed something, now and then; what goes wrong is only told.
 pub async fn after_run(run: &mut SourceRun<'_>, began: u64) {
-    let job = run.plan.job.clone();
-    let silver = &run.tables.silver;
+    let of = Entity { job: run.plan.job.clone(), contract: run.plan.contract.clone(), tables: run.tables.clone() };
+    let (every, silver) = (of.job.compact.every, &run.tables.silver);
     let committed = run.report.commits.iter().filter(|commit| commit.table == silver.name).map(|commit| commit.version);
     let version = committed.chain([silver.version_seen()]).max().unwrap_or(0);
-    if !job.compact.after_run || version / job.compact.every == began / job.compact.every || run.settings.stop.is_asked() {
+    if !of.job.compact.after_run || version / every == began / every || run.settings.stop.is_asked() {
         return;
     }
     let databases = Some(BTreeSet::from([run.plan.source.database.clone()]));
     let options = Options { databases, ..Options::default() };
-    let tables = run.tables.clone();
-    for table in tables.all() {
+    for table in of.tables.all() {
+        let mut care = TableCare { table: table.name.clone(), ..TableCare::default() };
         let cared = tokio::select! {
-            cared = care_for(run.settings, &job, &tables, table, &options) => cared,
+            cared = care_for(run.settings, &of, table, &options, &mut care) => cared,
             () = run.settings.stop.time_is_up() => return,
         };
+        if care.did_anything() {
+            run.report.care.push(care);
+        }
         match cared {
-            Ok(care) if care.did_anything() => run.report.care.push(care),
-            Ok(_) => {}
+            Ok(()) => {}
             Err(RunError::Maintained { run: other, .. }) => tracing::info!(table = table.name, other, "is looked after by another run"),
             Err(error) => {
-                tracing::warn!(table = table.name, "not compacted: {}", error.text());
-                run.report.warnings.push(format!("{} was not compacted: {}", table.name, error.text()));
+                tracing::warn!(table = table.name, "not compacted to the end: {}", error.text());
+                run.report.warnings.push(format!("{} was not compacted to the end: {}", table.name, error.text()));
             }
         }
     }
@@ -221,28 +246,31 @@ pub async fn after_run(run: &mut SourceRun<'_>, began: u64) {
 
 fn care_for<'c>(
     settings: &'c Settings,
-    job: &'c Job,
-    tables: &'c Tables,
+    of: &'c Entity,
     table: &'c Table,
     options: &'c Options,
-) -> BoxFuture<'c, Result<TableCare, RunError>> {
-    Box::pin(care_for_table(settings, job, tables, table, options))
+    care: &'c mut TableCare,
+) -> BoxFuture<'c, Result<(), RunError>> {
+    Box::pin(care_for_table(settings, of, table, options, care))
 }
 
-async fn care_for_table(settings: &Settings, job: &Job, tables: &Tables, table: &Table, options: &Options) -> Result<TableCare, RunError> {
-    let (started, before) = (Instant::now(), settings.requests());
-    let mut care = TableCare { table: table.name.clone(), ..TableCare::default() };
+/// `care` tells what was done, also where it ended early.
+async fn care_for_table(settings: &Settings, of: &Entity, table: &Table, options: &Options, care: &mut TableCare) -> Result<(), RunError> {
+    let (started, before_it) = (Instant::now(), settings.requests());
     // A look that costs no lease: mostly there is nothing to do.
-    let planned = plan_table(job, tables, table, options).await?;
+    let planned = plan_table(of, table, options).await?;
     (care.open_partitions, care.left_bytes) = (planned.compaction.open, planned.compaction.left_bytes);
-    let old_log = if options.clean_log { table.old_log(Utc::now() - job.table.log_retention).await? } else { Vec::new() };
+    let old_log = if options.clean_log { table.old_log(before(of.job.table.log_retention)).await? } else { Vec::new() };
     if planned.compaction.bins.is_empty() && old_log.is_empty() {
-        return Ok(care);
+        return Ok(());
     }
-    let lease = take_lease(settings, table, job).await?;
+    let lease = take_lease(settings, table, &of.job).await?;
     let cared = async {
         care.partitions = planned.compaction.partitions;
-        rewrite_all(settings, job, tables, table, &planned, &lease, &mut care).await?;
+        rewrite_all(settings, of, table, &planned, &lease, care).await?;
+        if care.files_removed >= FOLDED_AT_ONCE {
+            table.checkpoint().await?;
+        }
         delete(table.store(), &old_log).await?;
         care.log_files_removed = old_log.len() as u64;
         Ok::<(), RunError>(())
@@ -258,7 +286,7 @@ async fn care_for_table(settings: &Settings, job: &Job, tables: &Tables, table: 
             files_added: care.files_added,
             bytes_read: care.bytes_removed,
             bytes_written: care.bytes_added,
-            requests: settings.requests().since(before).total(),
+            requests: settings.requests().since(before_it).total(),
         };
         maintenance::note(&settings.silver, &table.name, &last).await;
     }
@@ -266,7 +294,7 @@ async fn care_for_table(settings: &Settings, job: &Job, tables: &Tables, table: 
     if let Err(error) = lease.release().await {
         tracing::warn!(table = table.name, %error, "the lease was left behind; it runs out by itself");
     }
-    cared.map(|()| care)
+    cared
 }
 
 /// Bins that may be in memory at the same time, and what each of them may hold.
@@ -282,16 +310,15 @@ fn side_by_side(settings: &Settings, job: &Job, bins: usize) -> (usize, Memory) 
 
 async fn rewrite_all(
     settings: &Settings,
-    job: &Job,
-    tables: &Tables,
+    of: &Entity,
     table: &Table,
     planned: &Planned,
     lease: &TableLease,
     care: &mut TableCare,
 ) -> Result<(), RunError> {
     let bins = planned.compaction.bins.clone();
-    let (at_once, memory) = side_by_side(settings, job, bins.len());
-    let (shape, shared, stop) = (shape(job, tables, table), Arc::new(planned.clone()), settings.stop.clone());
+    let (at_once, memory) = side_by_side(settings, &of.job, bins.len());
+    let (shape, shared, stop) = (shape(of, table), Arc::new(planned.clone()), settings.stop.clone());
     let (by, name) = (table.clone(), table.name.clone());
     let rewrites = bins.into_iter().take_while(move |_| !stop.is_asked()).map(move |bin| {
         let (table, planned, shape, name) = (by.clone(), shared.clone(), shape.clone(), name.clone());
@@ -307,6 +334,7 @@ async fn rewrite_all(
         let next = if failed.is_none() { rewritten.next().await } else { None };
         let ended = next.is_none();
         match next {
+            Some(Ok(bin)) if bin.files() == (0, 0) => {}
             Some(Ok(bin)) => {
                 bytes += bin.bytes().0;
                 waiting.push(bin);
@@ -316,7 +344,7 @@ async fn rewrite_all(
             None => {}
         }
         if !waiting.is_empty() && (ended || failed.is_some() || bytes >= COMMIT_BYTES || since.elapsed() >= COMMIT_AFTER) {
-            commit(settings, job, table, planned, lease, std::mem::take(&mut waiting), care).await?;
+            commit(settings, &of.job, table, planned, lease, std::mem::take(&mut waiting), care).await?;
             (bytes, since) = (0, Instant::now());
         }
         if ended {
@@ -334,11 +362,7 @@ async fn commit(
     bins: Vec<Rewritten>,
     care: &mut TableCare,
 ) -> Result<(), RunError> {
-    if !lease.stands().await? {
-        table.give_up(bins).await;
-        return Err(SilverError::Fenced { table: table.name.clone(), token: lease.token }.into());
-    }
-    let done = table.commit_rewritten(lease.token, &settings.run_id, planned, bins, &job.table, job.lease.commit_deadline).await?;
+    let done = table.commit_rewritten(lease, &settings.run_id, planned, bins, &job.table, job.lease.commit_deadline).await?;
     care.add(&done.committed);
     care.outdated += done.outdated;
     care.versions.extend(done.version);

@@ -8,12 +8,10 @@ use datafusion::prelude::{DataFrame, col, lit};
 use futures::TryStreamExt;
 use serde::Serialize;
 
-use super::care::{self, Options};
+use super::care::{self, Entity, Options};
 use super::{RunError, Settings, load, tables_of};
 use crate::bronze;
 use crate::domain::{BronzeObject, Layout, Source};
-use crate::engine::local::Tables;
-use crate::job::Job;
 use crate::ledger::maintenance::{self, Held, LastMaintenance};
 use crate::ledger::{Claim, Ledger, Standing};
 use crate::plan::compact::is_small;
@@ -173,10 +171,9 @@ pub struct Health {
 }
 
 pub async fn status(settings: &Settings, entity: &str, country: &str) -> Result<SourceStatus, RunError> {
-    let (job, _) = load(settings, entity)?;
-    let source = job.source(country)?;
-    let ledger = Ledger::open(&settings.silver, &source, job.lease.duration).await?;
-    let tables = tables_of(&settings.silver, &job);
+    let of = Entity::load(settings, entity)?;
+    let source = of.job.source(country)?;
+    let ledger = Ledger::open(&settings.silver, &source, of.job.lease.duration).await?;
     let mut settled = true;
     if let Some(intent) = ledger.last_intent() {
         for append in &intent.tables {
@@ -198,23 +195,17 @@ pub async fn status(settings: &Settings, entity: &str, country: &str) -> Result<
         intents: ledger.next_intent() - 1,
         settled,
         open_claims,
-        silver: table_status(settings, &job, &tables, &tables.silver, &source).await?,
-        quarantine: table_status(settings, &job, &tables, &tables.quarantine, &source).await?,
+        silver: table_status(settings, &of, &of.tables.silver, &source).await?,
+        quarantine: table_status(settings, &of, &of.tables.quarantine, &source).await?,
     })
 }
 
-async fn table_status(
-    settings: &Settings,
-    job: &Job,
-    tables: &Tables,
-    table: &Table,
-    source: &Source,
-) -> Result<Option<TableStatus>, RunError> {
+async fn table_status(settings: &Settings, of: &Entity, table: &Table, source: &Source) -> Result<Option<TableStatus>, RunError> {
     if !table.exists().await? {
         return Ok(None);
     }
     let options = Options { databases: Some(BTreeSet::from([source.database.clone()])), ..Options::default() };
-    let Planned { files, compaction, version, checkpoint, .. } = care::plan_table(job, tables, table, &options).await?;
+    let Planned { files, compaction, version, checkpoint, .. } = care::plan_table(of, table, &options).await?;
     let mut sizes: BTreeMap<u64, u64> = BTreeMap::new();
     for file in &files {
         *sizes.entry(file.size.max(1).next_power_of_two().max(SMALLEST_CLASS)).or_default() += 1;
@@ -223,7 +214,7 @@ async fn table_status(
     let health = Health {
         partitions: partitions.len() as u64,
         sizes: sizes.into_iter().map(|(upto, files)| SizeClass { upto, files }).collect(),
-        small_files: files.iter().filter(|file| is_small(file.size, job.table.file)).count() as u64,
+        small_files: files.iter().filter(|file| is_small(file.size, of.job.table.file)).count() as u64,
         due_partitions: compaction.partitions,
         open_partitions: compaction.open,
         due_bytes: compaction.bytes() + compaction.left_bytes,

@@ -17,10 +17,11 @@ use crate::contract::convert::{Conversion, ConvertError};
 use crate::engine::local::Tables;
 use crate::job::Job;
 use crate::ledger::Ledger;
+use crate::ledger::maintenance::TableLease;
 use crate::plan::SourcePlan;
 use crate::plan::price::{Estimate, PRICES, Rewrite};
 use crate::silver::migrate::{Comparison, Difference, Migrated, Migration};
-use crate::silver::{SilverError, Table, TableShape};
+use crate::silver::{Table, TableShape};
 
 /// What a migration does, or did, to one table.
 #[derive(Debug, Clone, Serialize)]
@@ -72,7 +73,8 @@ pub async fn migrate(settings: &Settings, entity: &str, execute: bool) -> Result
         return Ok(None);
     }
     let steps = steps(&job, &contract, &tables).await?;
-    let from = steps.iter().find_map(|step| step.comparison.contract_version);
+    // Silver's: the last one.
+    let from = steps.last().and_then(|step| step.comparison.contract_version);
     let mut report = EntityMigration { entity: entity.to_owned(), from, to: contract.latest().number, tables: Vec::new() };
     for step in &steps {
         report.tables.push(looked_at(&job, step).await?);
@@ -94,6 +96,7 @@ async fn steps(job: &Arc<Job>, contract: &Arc<Contract>, tables: &Tables) -> Res
     let country = job.countries.first().cloned().unwrap_or_default();
     let plan = SourcePlan::new(job.source(&country)?, job.clone(), contract.clone())?;
     let (silver_shape, _, marks_shape) = shapes(&plan);
+    let marks_shape = TableShape { contract_version: silver_shape.contract_version, ..marks_shape };
     let silver = tables.silver.compare(&silver_shape).await?;
     let refuse = |reason: String| RunError::CannotMigrate { table: tables.silver.name.clone(), reason };
     let number = silver.contract_version.unwrap_or(contract.latest().number);
@@ -102,6 +105,7 @@ async fn steps(job: &Arc<Job>, contract: &Arc<Contract>, tables: &Tables) -> Res
         return Err(refuse(format!("it has contract version {number}, and the contract only has {}", known.join(", "))));
     };
     let conversion = Conversion::new(contract, from).map_err(|error: ConvertError| refuse(error.to_string()))?;
+    let silver = Comparison { additive: silver.additive && conversion.is_plain(&from.root), ..silver };
     let ordering = job.upsert().map(|upsert| upsert.order_by.as_slice()).unwrap_or_default();
     let changed = ordering.iter().chain(&job.event_time).find(|name| !conversion.keeps(name));
     if let Some(name) = changed.filter(|_| !silver.additive) {
@@ -112,7 +116,12 @@ async fn steps(job: &Arc<Job>, contract: &Arc<Contract>, tables: &Tables) -> Res
         && marks.exists().await?
     {
         let comparison = marks.compare(&marks_shape).await?;
-        steps.push(Step { table: marks.clone(), shape: marks_shape, conversion: conversion.only(&job.key), comparison });
+        // Of its own version: a migration may have died between the two tables, and the contract gone on.
+        let number = comparison.contract_version.unwrap_or(number);
+        let own = contract.version(number).ok_or_else(|| refuse(format!("{} has contract version {number}", marks.name)))?;
+        let conversion = Conversion::new(contract, own).map_err(|error| refuse(error.to_string()))?.only(&job.key);
+        let comparison = Comparison { additive: comparison.additive && conversion.is_plain(&own.root), ..comparison };
+        steps.push(Step { table: marks.clone(), shape: marks_shape, conversion, comparison });
     }
     steps.push(Step { table: tables.silver.clone(), shape: silver_shape, conversion, comparison: silver });
     Ok(steps)
@@ -154,11 +163,11 @@ async fn rewrite(
     }
     let mut prepared = Vec::new();
     for (step, lease) in &leases {
-        let migration = migration_of(settings, job, step, lease.token);
+        let migration = migration_of(settings, job, step, lease);
         prepared.push(step.table.convert_ahead(&migration, &settings.silver).await?);
     }
-    for country in &job.countries {
-        let source = job.source(country)?;
+    // Also of countries that the job does not name any more.
+    for source in Ledger::sources(&settings.silver, &job.entity).await? {
         let mut ledger = Ledger::open(&settings.silver, &source, job.lease.duration).await?;
         ledger.fence(&settings.run_id, contract.latest().number).await?;
         // The last one that a writer of the old version could write.
@@ -167,10 +176,7 @@ async fn rewrite(
         }
     }
     for ((step, lease), resumed) in leases.iter().zip(prepared) {
-        if !lease.stands().await? {
-            return Err(SilverError::Fenced { table: step.table.name.clone(), token: lease.token }.into());
-        }
-        let done = step.table.migrate(&migration_of(settings, job, step, lease.token), &settings.silver).await?;
+        let done = step.table.migrate(&migration_of(settings, job, step, lease), &settings.silver).await?;
         if let Some(table) = report.tables.iter_mut().find(|table| table.table == step.table.name) {
             table.done = Some(Migrated { resumed, ..done });
         }
@@ -181,12 +187,13 @@ async fn rewrite(
     Ok(())
 }
 
-fn migration_of<'m>(settings: &'m Settings, job: &Job, step: &'m Step, token: u64) -> Migration<'m> {
+fn migration_of<'m>(settings: &'m Settings, job: &Job, step: &'m Step, lease: &'m TableLease) -> Migration<'m> {
     Migration {
         shape: &step.shape,
         conversion: &step.conversion,
         settings: job.table,
-        token,
+        lease,
+        fingerprint: &step.comparison.fingerprint,
         run: &settings.run_id,
         at_once: settings.engine.threads,
         deadline: job.lease.commit_deadline,

@@ -22,6 +22,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::bronze::{self, Listing, Selection};
+use crate::contract::convert::Conversion;
 use crate::contract::predicate::PredicateError;
 use crate::contract::{Contract, LoadContractError};
 use crate::domain::time::MICROS_PER_DAY;
@@ -313,11 +314,19 @@ fn shapes(plan: &SourcePlan) -> (TableShape, TableShape, TableShape) {
     let properties = &contract.latest().root.properties;
     let comments: BTreeMap<String, String> =
         properties.iter().filter_map(|p| Some((p.name.clone(), p.shape.description.clone()?))).collect();
+    let older = || contract.versions().filter(|version| version.number < contract.latest().number);
+    let plain = |version: &&crate::contract::Version, only: Option<&[String]>| {
+        let conversion = Conversion::new(contract, version);
+        conversion.is_ok_and(|conversion| only.map_or(conversion.clone(), |only| conversion.only(only)).is_plain(&version.root))
+    };
+    let additive_from: BTreeSet<u32> = older().filter(|version| plain(version, None)).map(|version| version.number).collect();
+    let of_keys = older().filter(|version| plain(version, Some(&job.key))).map(|version| version.number).collect();
     let silver = TableShape {
         schema: columns.schema.clone(),
         partition_by: columns.partition_by.clone(),
         comments,
         contract_version: Some(contract.latest().number),
+        additive_from: additive_from.clone(),
         description: contract.latest().description.clone(),
     };
     let quarantine = TableShape {
@@ -325,13 +334,16 @@ fn shapes(plan: &SourcePlan) -> (TableShape, TableShape, TableShape) {
         partition_by: vec!["database".to_owned()],
         comments: BTreeMap::new(),
         contract_version: None,
+        additive_from: BTreeSet::new(),
         description: Some(format!("Records that the contract of {} refused, with their exact bytes.", job.entity)),
     };
     let marks = TableShape {
         schema: marks_schema(columns),
         partition_by: marks_partition(),
         comments: BTreeMap::new(),
+        // Only a migration writes it down, which rewrites the tombstones where a key changes.
         contract_version: None,
+        additive_from: of_keys,
         description: Some(format!("Deletes of {} and records that changed nothing, against records that come late.", job.entity)),
     };
     (silver, quarantine, marks)

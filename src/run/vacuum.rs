@@ -13,6 +13,7 @@ use serde::Serialize;
 
 use super::care::take_lease;
 use super::{RunError, Settings, load, tables_of};
+use crate::job::Job;
 use crate::ledger::Ledger;
 use crate::silver::vacuum::{Why, delete};
 use crate::silver::{Table, Waste};
@@ -41,17 +42,20 @@ impl FolderWaste {
     }
 }
 
-pub async fn vacuum(settings: &Settings, entity: &str, retention: Duration, execute: bool) -> Result<Vec<FolderWaste>, RunError> {
-    let (job, _) = load(settings, entity)?;
-    let older_than = Utc::now() - retention;
-    let mut reports = Vec::new();
-    let (mut named, mut listed) = (HashSet::new(), HashSet::new());
-    for country in &job.countries {
-        let source = job.source(country)?;
+/// What open intents name.
+#[derive(Debug, Default)]
+struct Named {
+    files: HashSet<String>,
+    lists: HashSet<String>,
+}
+
+/// Looks at every source of the entity, also those that the job does not name any more. With a short retention nothing may be under
+/// way: a batch's files, and those of an intent that is being committed, could be taken for waste.
+async fn named(settings: &Settings, job: &Job, short: bool) -> Result<Named, RunError> {
+    let mut named = Named::default();
+    for source in Ledger::sources(&settings.silver, &job.entity).await? {
         let ledger = Ledger::open(&settings.silver, &source, job.lease.duration).await?;
-        if retention < SAFE_RETENTION
-            && let Some(claim) = ledger.open_claims().next()
-        {
+        if let Some(claim) = ledger.open_claims().next().filter(|_| short) {
             return Err(RunError::BusyForVacuum { of: source, run: claim.run.clone() });
         }
         for part in ledger.last_intent().into_iter().flat_map(|intent| &intent.tables) {
@@ -60,10 +64,25 @@ pub async fn vacuum(settings: &Settings, entity: &str, retention: Duration, exec
             if table.exists().await? && table.intent(&part.app_id).await? >= part.k {
                 continue;
             }
-            listed.extend(part.replaces.as_ref().map(|replaced| replaced.list.clone()));
+            if short {
+                return Err(RunError::BusyForVacuum { of: source, run: part.run.clone() });
+            }
+            named.lists.extend(part.replaces.as_ref().map(|replaced| replaced.list.clone()));
             let paths = part.adds.iter().filter_map(|add| add.get("path")?.as_str());
-            named.extend(paths.map(|path| percent_decode_str(path).decode_utf8_lossy().into_owned()));
+            named.files.extend(paths.map(|path| percent_decode_str(path).decode_utf8_lossy().into_owned()));
         }
+    }
+    Ok(named)
+}
+
+pub async fn vacuum(settings: &Settings, entity: &str, retention: Duration, execute: bool) -> Result<Vec<FolderWaste>, RunError> {
+    let (job, _) = load(settings, entity)?;
+    let short = retention < SAFE_RETENTION;
+    let older_than = before(retention);
+    let mut reports = Vec::new();
+    let named_before = named(settings, &job, short).await?;
+    for source in Ledger::sources(&settings.silver, entity).await? {
+        let ledger = Ledger::open(&settings.silver, &source, job.lease.duration).await?;
         let covered = ledger.covered(older_than).await?.into_iter().map(|(path, meta)| Waste::of(path, &meta, Why::OldLedger));
         let name = format!("_etl/ledger/{}/{}", source.entity, source.database);
         reports.push(FolderWaste::of(&name, ledger.store(), covered.collect(), execute).await?);
@@ -73,15 +92,25 @@ pub async fn vacuum(settings: &Settings, entity: &str, retention: Duration, exec
     for table in tables.all() {
         // A compaction's new files are named by no commit until it makes one.
         let lease = if execute { Some(take_lease(settings, table, &job).await?) } else { None };
-        let mut files = table.waste(older_than, &named).await?;
-        files.extend(table.old_log(Utc::now() - job.table.log_retention).await?);
+        let mut files = table.waste(older_than, &named_before.files).await?;
+        files.extend(table.old_log(before(job.table.log_retention)).await?);
+        if execute && short {
+            // Nobody has begun since.
+            named(settings, &job, short).await?;
+        }
         reports.push(FolderWaste::of(&table.name, table.store(), files, execute).await?);
-        reports.extend(staged_lists(table, &listed, older_than, execute).await?);
+        reports.extend(staged_lists(table, &named_before.lists, older_than, execute).await?);
         if let Some(lease) = lease {
             lease.release().await?;
         }
     }
     Ok(reports)
+}
+
+/// So long ago; the beginning of time where that is longer.
+pub fn before(age: Duration) -> DateTime<Utc> {
+    let age = chrono::TimeDelta::from_std(age).unwrap_or(chrono::TimeDelta::MAX);
+    Utc::now().checked_sub_signed(age).unwrap_or(DateTime::<Utc>::MIN_UTC)
 }
 
 /// Lists of batches that never became an intent, or whose intent is committed.

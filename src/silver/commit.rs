@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use delta_kernel::snapshot::SnapshotRef;
 use serde_json::json;
 
-use super::replace::{Exchange, exchange};
+use super::replace::{Exchange, exchange, paths};
 use super::table::{check_writable, engine_info};
 use super::{GUARDED, SilverError, Table};
 use crate::job;
@@ -78,7 +78,7 @@ impl Table {
                     continue;
                 }
                 exchanged = Some(match exchanged.take() {
-                    Some(exchange) if exchange.fits(&files) || !GUARDED => exchange,
+                    Some(exchange) if exchange.fits(&paths(&files)) || !GUARDED => exchange,
                     outdated => {
                         self.discard(outdated, &tried, &now).await;
                         match Box::pin(exchange(self, intent, &now, &files, settings)).await {

@@ -24,20 +24,23 @@ use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt, TryStreamExt};
 use serde_json::json;
 
+use super::attempt::Attempt;
 use super::cluster::{self, Memory};
-use super::commit::{FIRST_BACKOFF, LAST_BACKOFF, TRIES, jitter};
+use super::commit::{FIRST_BACKOFF, LAST_BACKOFF, jitter};
 use super::encoding::choices;
 use super::file::{DataFile, row_hashes, whole_file};
-use super::replace::{Exchange, partition_types, partition_values};
+use super::replace::{Exchange, partition_types, partition_values, paths};
 use super::table::{CLUSTERED, check_writable, engine_info, fingerprint};
 use super::write::{partition_writer, remove_staged};
 use super::{GUARDED, LiveFile, SilverError, Table};
 use crate::job::{self, ClusterBy};
-use crate::ledger::maintenance::APP_ID;
+use crate::ledger::maintenance::{APP_ID, TableLease};
 use crate::plan::compact::{Bin, Candidate, Compaction, PartitionValues, Wanted, compaction};
 
 /// Files that are read at the same time for one bin.
 const AHEAD: usize = 4;
+/// Footers that are looked at at the same time.
+const FOOTERS_AHEAD: usize = 16;
 /// Files up to this size are fetched in one request and decoded at once.
 const WHOLE: u64 = 8 << 20;
 /// Rows that are handed to the encoder at once.
@@ -53,6 +56,8 @@ pub struct Shape {
     /// Names of the columns that tell its rows apart.
     pub key: Vec<String>,
     pub cluster: Option<ClusterBy>,
+    /// Whether its files may have other columns than each other: its contract has had several versions.
+    pub evolves: bool,
     pub settings: job::Table,
 }
 
@@ -163,9 +168,62 @@ impl Table {
     }
 
     /// Writes the rows of a bin anew. Nothing is visible yet.
+    ///
+    /// Files that lack a column have nothing to say about it, which is not the same as NULL to whoever compares records with
+    /// rows. So only files with the same columns are put together.
     pub async fn rewrite(&self, planned: &Planned, bin: &Bin, shape: &Shape, memory: Memory) -> Result<Rewritten, SilverError> {
-        let removed: Vec<LiveFile> = bin.files.iter().filter_map(|at| planned.files.get(*at)).cloned().collect();
-        let fields = file_fields(&planned.schema, &planned.types, &shape.key);
+        let files: Vec<LiveFile> = bin.files.iter().filter_map(|at| planned.files.get(*at)).cloned().collect();
+        let all = file_fields(&planned.schema, &planned.types, &shape.key);
+        let groups = if shape.evolves { self.by_columns(files, &all).await? } else { vec![(all, files)] };
+        let mut rewritten = Rewritten { exchange: Exchange::default(), rows: 0 };
+        for (fields, files) in groups {
+            // A file alone gains only where its rows are put in order.
+            if files.len() < 2 && shape.cluster.is_none() {
+                continue;
+            }
+            match self.rewrite_group(planned, &bin.partition, fields, files, shape, memory).await {
+                Ok((exchange, rows)) => {
+                    rewritten.exchange.removed.extend(exchange.removed);
+                    rewritten.exchange.added.extend(exchange.added);
+                    rewritten.rows += rows;
+                }
+                Err(error) => {
+                    rewritten.exchange.discard(self).await;
+                    return Err(error);
+                }
+            }
+        }
+        Ok(rewritten)
+    }
+
+    /// Files by the columns that they have.
+    async fn by_columns(&self, files: Vec<LiveFile>, all: &Fields) -> Result<Vec<(Fields, Vec<LiveFile>)>, SilverError> {
+        let looks = files.into_iter().map(|live| {
+            let (table, all) = (self.clone(), all.clone());
+            async move {
+                let file = DataFile::open(&table, &live).await?;
+                let has: Vec<bool> = all.iter().map(|field| file.has(field.name())).collect();
+                Ok::<_, SilverError>((has, live))
+            }
+        });
+        let mut looked = futures::stream::iter(looks).buffered(FOOTERS_AHEAD);
+        let mut groups: BTreeMap<Vec<bool>, Vec<LiveFile>> = BTreeMap::new();
+        while let Some((has, live)) = looked.try_next().await? {
+            groups.entry(has).or_default().push(live);
+        }
+        let fields = |has: &[bool]| all.iter().zip(has).filter(|(_, has)| **has).map(|(field, _)| field.clone()).collect::<Fields>();
+        Ok(groups.into_iter().map(|(has, files)| (fields(&has), files)).collect())
+    }
+
+    async fn rewrite_group(
+        &self,
+        planned: &Planned,
+        partition: &PartitionValues,
+        fields: Fields,
+        removed: Vec<LiveFile>,
+        shape: &Shape,
+        memory: Memory,
+    ) -> Result<(Exchange, u64), SilverError> {
         let keys = shape.key.iter().filter(|name| fields.find(name).is_some()).count();
         let mut before = Checksum::NONE;
         let rows = match &shape.cluster {
@@ -173,7 +231,7 @@ impl Table {
             None => rows_of_files(self, removed.clone(), fields.clone()),
         };
         let file_schema = Arc::new(Schema::new(fields));
-        let values = partition_values(self, bin.partition.iter().map(|(name, value)| (name, value.as_deref())), &planned.types)?;
+        let values = partition_values(self, partition.iter().map(|(name, value)| (name, value.as_deref())), &planned.types)?;
         let mut settings = shape.settings;
         if shape.cluster.is_some() {
             settings.row_group = settings.row_group.min(settings.clustered_row_group);
@@ -226,19 +284,19 @@ impl Table {
             add.data_change = false;
             add.tags = shape.cluster.as_ref().map(|by| HashMap::from([(CLUSTERED.to_owned(), Some(by.name()))]));
         }
-        let rewritten = Rewritten { rows: before.rows, exchange: Exchange { removed, added } };
-        match self.check_rewritten(&rewritten, &file_schema.fields()[..keys].iter().cloned().collect(), before).await {
-            Ok(()) => Ok(rewritten),
+        let exchange = Exchange { removed, added };
+        match self.check_rewritten(&exchange, &file_schema.fields()[..keys].iter().cloned().collect(), before).await {
+            Ok(()) => Ok((exchange, before.rows)),
             Err(error) => {
-                rewritten.exchange.discard(self).await;
+                exchange.discard(self).await;
                 Err(error)
             }
         }
     }
 
     /// What was written holds what was read, and what was read is all that the log says was there.
-    async fn check_rewritten(&self, rewritten: &Rewritten, key: &Fields, before: Checksum) -> Result<(), SilverError> {
-        let Exchange { removed, added } = &rewritten.exchange;
+    async fn check_rewritten(&self, exchange: &Exchange, key: &Fields, before: Checksum) -> Result<(), SilverError> {
+        let Exchange { removed, added } = exchange;
         let logged: Option<u64> = removed.iter().map(LiveFile::rows).sum();
         let mut after = Checksum::NONE;
         for add in added {
@@ -266,10 +324,10 @@ impl Table {
         })
     }
 
-    /// Commits rewritten bins under a maintainer's token: those whose files are all live still.
+    /// Commits rewritten bins under a maintainer's lease: those whose files are all live still.
     pub async fn commit_rewritten(
         &self,
-        token: u64,
+        lease: &TableLease,
         run: &str,
         planned: &Planned,
         mut bins: Vec<Rewritten>,
@@ -277,57 +335,46 @@ impl Table {
         deadline: Duration,
     ) -> Result<Compacted, SilverError> {
         let (started, mut backoff) = (Instant::now(), FIRST_BACKOFF);
-        let (mut outdated, mut failures) = (0, 0);
-        let mut unanswered: Option<(u64, String)> = None;
+        let mut outdated = 0;
+        let mut attempt: Option<Attempt> = None;
         loop {
             let (now, files) = self.snapshot_with_files(|_| true).await?;
-            if let Some((version, attempt)) = unanswered.take()
-                && version <= now.version()
-                && self.is_attempt(version, &attempt).await?
-            {
+            if let Some(version) = self.settled(&mut attempt, &now).await? {
                 return Ok(Compacted { version: Some(version), committed: bins, outdated });
             }
-            check_writable(&self.name, &now)?;
-            let fenced = self.intent_at(&now, APP_ID).await? > token as i64 && GUARDED;
-            if fenced || fingerprint(&now) != planned.fingerprint {
-                self.give_up(bins).await;
-                let table = self.name.clone();
-                return Err(if fenced { SilverError::Fenced { table, token } } else { SilverError::ShapeChanged { table } });
-            }
-            let (fit, rest): (Vec<_>, Vec<_>) = bins.into_iter().partition(|bin| bin.exchange.fits(&files) || !GUARDED);
-            outdated += rest.len() as u64;
-            self.give_up(rest).await;
-            bins = fit;
-            if bins.is_empty() {
-                return Ok(Compacted { version: None, committed: bins, outdated });
-            }
-            let version = now.version() + 1;
-            let attempt = uuid::Uuid::new_v4().to_string();
-            match self.put_version(version, &actions(token, run, &attempt, &bins)).await {
-                Ok(true) => {
-                    self.checkpoint_if_due(&now, settings.checkpoint_every).await;
-                    return Ok(Compacted { version: Some(version), committed: bins, outdated });
+            let ours = self.still_ours(&now, lease).await?;
+            let mut next = match attempt.take() {
+                // What may have been put is left where it is, whoever looks after the table now.
+                Some(_) if !ours => return Err(self.fenced(lease)),
+                Some(again) => again,
+                None => {
+                    check_writable(&self.name, &now)?;
+                    if !ours || fingerprint(&now) != planned.fingerprint {
+                        self.give_up(bins).await;
+                        return Err(if ours { SilverError::ShapeChanged { table: self.name.clone() } } else { self.fenced(lease) });
+                    }
+                    let live = paths(&files);
+                    let (fit, rest): (Vec<_>, Vec<_>) = bins.into_iter().partition(|bin| bin.exchange.fits(&live) || !GUARDED);
+                    outdated += rest.len() as u64;
+                    self.give_up(rest).await;
+                    bins = fit;
+                    if bins.is_empty() {
+                        return Ok(Compacted { version: None, committed: bins, outdated });
+                    }
+                    Attempt::after(&now, |id| actions(lease.token, run, id, &bins))
                 }
-                Ok(false) => {}
-                Err(error) if failures == TRIES || matches!(&error, SilverError::Store(error) if error.is_users()) => return Err(error),
-                // It may have had its effect: the log tells.
-                Err(_) => {
-                    failures += 1;
-                    unanswered = Some((version, attempt));
-                }
+            };
+            if let Some(version) = self.put_attempt(&mut next).await? {
+                self.checkpoint_if_due(&now, settings.checkpoint_every).await;
+                return Ok(Compacted { version: Some(version), committed: bins, outdated });
             }
+            attempt = Some(next);
             if started.elapsed() > deadline {
                 return Err(SilverError::Contended { table: self.name.clone(), seconds: deadline.as_secs() });
             }
             tokio::time::sleep(backoff.mul_f64(jitter())).await;
             backoff = (backoff * 2).min(LAST_BACKOFF);
         }
-    }
-
-    /// Whether a version is the commit of this very attempt.
-    pub(super) async fn is_attempt(&self, version: u64, attempt: &str) -> Result<bool, SilverError> {
-        let bytes = self.store.get(&format!("_delta_log/{version:020}.json")).await?;
-        Ok(bytes.is_some_and(|bytes| String::from_utf8_lossy(&bytes).contains(attempt)))
     }
 
     /// Files that no commit will name.

@@ -18,17 +18,18 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use xxhash_rust::xxh3::xxh3_128;
 
-use super::commit::{FIRST_BACKOFF, LAST_BACKOFF, TRIES, jitter};
+use super::attempt::Attempt;
+use super::commit::{FIRST_BACKOFF, LAST_BACKOFF, jitter};
 use super::compact::rows_of_files;
 use super::encoding::choices;
 use super::file::DataFile;
-use super::replace::{Exchange, partition_types, partition_values};
-use super::table::{check_writable, engine_info};
+use super::replace::{Exchange, partition_types, partition_values, paths};
+use super::table::{check_writable, engine_info, fingerprint};
 use super::write::partition_writer;
 use super::{LiveFile, SilverError, Table, TableShape};
 use crate::contract::convert::Conversion;
 use crate::job;
-use crate::ledger::maintenance::{APP_ID, progress_folder};
+use crate::ledger::maintenance::{APP_ID, TableLease, progress_folder};
 use crate::store::Store;
 
 /// What a migration does to a table, before it does it.
@@ -47,6 +48,7 @@ pub struct Comparison {
     pub differences: Vec<Difference>,
     /// Whether new columns are all there is.
     pub additive: bool,
+    pub fingerprint: String,
 }
 
 /// A file and what became of it.
@@ -72,7 +74,9 @@ pub struct Migration<'m> {
     pub shape: &'m TableShape,
     pub conversion: &'m Conversion,
     pub settings: job::Table,
-    pub token: u64,
+    pub lease: &'m TableLease,
+    /// Of the table when it was compared: rows are converted from these columns and no others.
+    pub fingerprint: &'m str,
     pub run: &'m str,
     pub at_once: usize,
     /// For the commit against other writers.
@@ -98,7 +102,16 @@ impl Table {
             additive = false;
             differences.push(Difference { column: field.name().clone(), found: Some(text(field)), expected: None });
         }
-        Ok(Comparison { contract_version: Self::contract_version(&snapshot), differences, additive })
+        let partitioned = snapshot.table_configuration().metadata().partition_columns().to_vec();
+        if partitioned != shape.partition_by {
+            return Err(SilverError::PartitioningDiffers {
+                table: self.name.clone(),
+                found: partitioned.join(", "),
+                expected: shape.partition_by.join(", "),
+            });
+        }
+        let contract_version = Self::contract_version(&snapshot);
+        Ok(Comparison { contract_version, differences, additive, fingerprint: fingerprint(&snapshot) })
     }
 
     /// Converts every live file that is not converted yet; `converted` maps old paths to new files.
@@ -110,6 +123,9 @@ impl Table {
         converted: &mut HashMap<String, Vec<Add>>,
     ) -> Result<(), SilverError> {
         let snapshot = self.snapshot().await?;
+        if fingerprint(&snapshot) != migration.fingerprint {
+            return Err(SilverError::ShapeChanged { table: self.name.clone() });
+        }
         let failed = |source| SilverError::Arrow { table: self.name.clone(), source };
         let old: Schema = snapshot.schema().as_ref().try_into_arrow().map_err(failed)?;
         let types = partition_types(&snapshot);
@@ -216,7 +232,7 @@ impl Table {
     pub async fn convert_ahead(&self, migration: &Migration<'_>, silver: &Store) -> Result<u64, SilverError> {
         let progress = self.progress(migration, silver);
         let files = self.live_files(|_| true).await?;
-        let live: HashSet<&str> = files.iter().map(|file| file.path.as_str()).collect();
+        let live = paths(&files);
         let mut converted = self.noted(&progress, &live).await?;
         let resumed = converted.len() as u64;
         self.convert_all(&files, migration, &progress, &mut converted).await?;
@@ -232,85 +248,64 @@ impl Table {
     /// Exchanges all files and the metadata in one commit.
     pub async fn migrate(&self, migration: &Migration<'_>, silver: &Store) -> Result<Migrated, SilverError> {
         let progress = self.progress(migration, silver);
-        let (started, mut backoff, mut failures) = (Instant::now(), FIRST_BACKOFF, 0);
+        let (started, mut backoff) = (Instant::now(), FIRST_BACKOFF);
         let mut converted: Option<HashMap<String, Vec<Add>>> = None;
-        let mut unanswered: Option<(u64, String, Migrated)> = None;
+        let mut attempt: Option<(Attempt, Migrated)> = None;
         loop {
             let (now, files) = self.snapshot_with_files(|_| true).await?;
-            if let Some((version, attempt, migrated)) = unanswered.take()
-                && version <= now.version()
-                && self.is_attempt(version, &attempt).await?
+            let (mut tried, told) = attempt.take().map_or((None, None), |(tried, told)| (Some(tried), Some(told)));
+            if let Some(version) = self.settled(&mut tried, &now).await?
+                && let Some(told) = told
             {
+                self.forget(&progress).await;
+                return Ok(Migrated { version, ..told });
+            }
+            if !self.still_ours(&now, migration.lease).await? {
+                return Err(self.fenced(migration.lease));
+            }
+            let (mut next, migrated) = match (tried, told) {
+                (Some(again), Some(told)) => (again, told),
+                _ => {
+                    check_writable(&self.name, &now)?;
+                    if fingerprint(&now) != migration.fingerprint {
+                        return Err(SilverError::ShapeChanged { table: self.name.clone() });
+                    }
+                    let live = paths(&files);
+                    let done = match &mut converted {
+                        Some(done) => done,
+                        none => none.insert(self.noted(&progress, &live).await?),
+                    };
+                    let resumed = done.len() as u64;
+                    self.convert_all(&files, migration, &progress, done).await?;
+                    let added: Vec<Add> = files.iter().filter_map(|file| done.get(&file.path)).flatten().cloned().collect();
+                    let migrated = Migrated {
+                        version: now.version() + 1,
+                        files: files.len() as u64,
+                        rows: added.iter().filter_map(rows_in).sum(),
+                        bytes_read: files.iter().map(|file| file.size).sum(),
+                        bytes_written: added.iter().map(|add| add.size.max(0) as u64).sum(),
+                        resumed,
+                    };
+                    let metadata = self.metadata_of(migration.shape, &now)?;
+                    let exchange = Exchange { removed: files, added };
+                    (Attempt::after(&now, |id| migration_actions(migration, metadata, &exchange, id)), migrated)
+                }
+            };
+            // Converting may have taken long: whoever took the table over meanwhile may have removed what no commit names yet.
+            if !self.still_ours(&now, migration.lease).await? {
+                return Err(self.fenced(migration.lease));
+            }
+            if self.put_attempt(&mut next).await?.is_some() {
                 self.forget(&progress).await;
                 return Ok(migrated);
             }
-            check_writable(&self.name, &now)?;
-            if self.intent_at(&now, APP_ID).await? > migration.token as i64 {
-                return Err(SilverError::Fenced { table: self.name.clone(), token: migration.token });
-            }
-            let live: HashSet<&str> = files.iter().map(|file| file.path.as_str()).collect();
-            let done = match &mut converted {
-                Some(done) => done,
-                none => none.insert(self.noted(&progress, &live).await?),
-            };
-            let resumed = done.len() as u64;
-            self.convert_all(&files, migration, &progress, done).await?;
-            let added: Vec<Add> = files.iter().filter_map(|file| done.get(&file.path)).flatten().cloned().collect();
-            let version = now.version() + 1;
-            let migrated = Migrated {
-                version,
-                files: files.len() as u64,
-                rows: added.iter().filter_map(rows_in).sum(),
-                bytes_read: files.iter().map(|file| file.size).sum(),
-                bytes_written: added.iter().map(|add| add.size.max(0) as u64).sum(),
-                resumed,
-            };
-            let attempt = uuid::Uuid::new_v4().to_string();
-            let exchange = Exchange { removed: files, added };
-            let actions = self.migration_actions(migration, &now, &exchange, &attempt)?;
-            match self.put_version(version, &actions).await {
-                Ok(true) => {
-                    self.forget(&progress).await;
-                    return Ok(migrated);
-                }
-                Ok(false) => {}
-                Err(error) if failures == TRIES || matches!(&error, SilverError::Store(error) if error.is_users()) => return Err(error),
-                Err(_) => {
-                    failures += 1;
-                    unanswered = Some((version, attempt, migrated));
-                }
-            }
+            attempt = Some((next, migrated));
             if started.elapsed() > migration.deadline {
                 return Err(SilverError::Contended { table: self.name.clone(), seconds: migration.deadline.as_secs() });
             }
             tokio::time::sleep(backoff.mul_f64(jitter())).await;
             backoff = (backoff * 2).min(LAST_BACKOFF);
         }
-    }
-
-    fn migration_actions(
-        &self,
-        migration: &Migration<'_>,
-        now: &delta_kernel::snapshot::SnapshotRef,
-        exchange: &Exchange,
-        attempt: &str,
-    ) -> Result<Vec<serde_json::Value>, SilverError> {
-        let at = chrono::Utc::now().timestamp_millis();
-        let mut actions = vec![
-            json!({"commitInfo": {
-                "timestamp": at,
-                "operation": "REPLACE TABLE",
-                "operationParameters": {"isManaged": "false", "partitionBy": json!(migration.shape.partition_by).to_string()},
-                "isBlindAppend": false,
-                "engineInfo": engine_info(),
-                "etlRun": migration.run,
-                "etlAttempt": attempt,
-            }}),
-            json!({"txn": {"appId": APP_ID, "version": migration.token, "lastUpdated": at}}),
-            self.metadata_of(migration.shape, now)?,
-        ];
-        actions.extend(exchange.actions(true));
-        Ok(actions)
     }
 
     /// Best effort: notes of a migration that is done are of no use.
@@ -324,4 +319,23 @@ impl Table {
 
 fn rows_in(add: &Add) -> Option<u64> {
     serde_json::from_str::<serde_json::Value>(add.stats.as_deref()?).ok()?.get("numRecords")?.as_u64()
+}
+
+fn migration_actions(migration: &Migration<'_>, metadata: serde_json::Value, exchange: &Exchange, id: &str) -> Vec<serde_json::Value> {
+    let at = chrono::Utc::now().timestamp_millis();
+    let mut actions = vec![
+        json!({"commitInfo": {
+            "timestamp": at,
+            "operation": "REPLACE TABLE",
+            "operationParameters": {"isManaged": "false", "partitionBy": json!(migration.shape.partition_by).to_string()},
+            "isBlindAppend": false,
+            "engineInfo": engine_info(),
+            "etlRun": migration.run,
+            "etlAttempt": id,
+        }}),
+        json!({"txn": {"appId": APP_ID, "version": migration.lease.token, "lastUpdated": at}}),
+        metadata,
+    ];
+    actions.extend(exchange.actions(true));
+    actions
 }

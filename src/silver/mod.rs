@@ -4,6 +4,7 @@
 //! [`Table::commit`] appends files under a `txn`, exactly once: the snapshot that is asked whether the intent is already there
 //! is the snapshot that the commit builds on. [`write`] makes the files, [`keys`] tells which keys a table already has.
 
+mod attempt;
 mod cluster;
 mod commit;
 pub mod compact;
@@ -55,6 +56,11 @@ pub enum SilverError {
     SchemaDiffers { table: String, column: String, found: String, expected: String },
     #[error("table {table}: partitioned by ({found}), the job says ({expected}); a table is not repartitioned by a run")]
     PartitioningDiffers { table: String, found: String, expected: String },
+    #[error(
+        "table {table} has contract version {from}, and version {to} says otherwise where its values are; `etl schema migrate` rewrites \
+         the table"
+    )]
+    NeedsMigration { table: String, from: u32, to: u32 },
     #[error("table {table}: other writers were faster for {seconds} s; run again")]
     Contended { table: String, seconds: u64 },
     #[error("table {table}: {}", fault::shown(.source.as_ref()))]
@@ -88,7 +94,8 @@ impl SilverError {
             | Self::NewerContract { .. }
             | Self::SchemaDiffers { .. }
             | Self::PartitioningDiffers { .. }
-            | Self::Convert { .. } => true,
+            | Self::Convert { .. }
+            | Self::NeedsMigration { .. } => true,
             Self::Store(error) => error.is_users(),
             error => error.refusal().is_some_and(|(_, refusal)| refusal.users),
         }

@@ -43,9 +43,8 @@ pub(super) struct Exchange {
 }
 
 impl Exchange {
-    /// Whether every removed file is live among `files`.
-    pub(super) fn fits(&self, files: &[LiveFile]) -> bool {
-        let live: HashSet<&str> = files.iter().map(|file| file.path.as_str()).collect();
+    /// Whether every removed file is among the `live` ones.
+    pub(super) fn fits(&self, live: &HashSet<&str>) -> bool {
         self.removed.iter().all(|file| live.contains(file.path.as_str()))
     }
 
@@ -70,6 +69,11 @@ impl Exchange {
     pub(super) async fn discard(self, table: &Table) {
         remove_staged(table, &self.added).await;
     }
+}
+
+/// The paths of files.
+pub(super) fn paths(files: &[LiveFile]) -> HashSet<&str> {
+    files.iter().map(|file| file.path.as_str()).collect()
 }
 
 /// What committing `intent` on `snapshot`, whose live files are `files`, does to them.

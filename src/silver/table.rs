@@ -4,7 +4,7 @@
 //! creation would commit the loser's metadata again). Tables are protocol (1,2) with no features. A contract that only adds
 //! columns becomes a metadata commit of its own; anything else is refused by name and left to a planned rewrite.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
 
 use arrow::datatypes::SchemaRef;
@@ -32,6 +32,8 @@ pub struct TableShape {
     pub comments: BTreeMap<String, String>,
     /// Newest contract version, for tables that have one.
     pub contract_version: Option<u32>,
+    /// Older versions whose tables need new columns only.
+    pub additive_from: BTreeSet<u32>,
     pub description: Option<String>,
 }
 
@@ -283,6 +285,12 @@ impl Table {
         {
             return Err(SilverError::NewerContract { table: self.name.clone(), table_version, known });
         }
+        if let (Some(from), Some(to)) = (table_version, shape.contract_version)
+            && from < to
+            && !shape.additive_from.contains(&from)
+        {
+            return Err(SilverError::NeedsMigration { table: self.name.clone(), from, to });
+        }
         let found = snapshot.schema();
         let mut missing = Vec::new();
         for field in wanted.fields() {
@@ -307,7 +315,7 @@ impl Table {
                 expected: "absent".to_owned(),
             });
         }
-        if missing.is_empty() && table_version == shape.contract_version {
+        if missing.is_empty() && (shape.contract_version.is_none() || table_version == shape.contract_version) {
             return Ok(false);
         }
         // New columns go last: a table's column order is not the contract's to change.

@@ -295,6 +295,12 @@ impl Store {
         self.relative(folder, self.root.list(Some(&prefix)))
     }
 
+    /// Names of the folders right below here.
+    pub async fn folders(&self) -> Result<Vec<String>, StoreError> {
+        let listed = self.root.list_with_delimiter(Some(&self.prefix)).await.map_err(self.access(Action::List, ""))?;
+        Ok(listed.common_prefixes.iter().filter_map(|folder| folder.filename().map(str::to_owned)).collect())
+    }
+
     /// The keys below a folder that come after one of them, which need not be there; both relative to here.
     pub async fn list_after(&self, folder: &str, after: &str) -> Result<Vec<String>, StoreError> {
         let listed = self.root.list_with_offset(Some(&self.locate(folder)), &self.locate(after));

@@ -15,7 +15,7 @@ use silversmith::silver::LiveFile;
 
 use crate::faults::assert_intents_without_gaps;
 use crate::parallel::{Growing, start};
-use crate::stores::{Fault, Faulty, Hooked};
+use crate::stores::{Fault, Faulty, Hooked, Late};
 use crate::support::{Random, assert_same, assert_same_contract, etl, generate, run};
 use crate::world::{World, rows, texts};
 
@@ -598,4 +598,65 @@ fn readers_see_every_row_once_while_all_others_work() {
     assert_same_contract(&[&alone, &silver]);
     assert_intents_without_gaps(&silver.join("LogRecord"));
     assert_intents_without_gaps(&silver.join("FaultData"));
+}
+
+#[test]
+fn a_commit_that_lands_late_is_known_again_and_its_files_stay() {
+    let folder = tempfile::tempdir().unwrap();
+    let world = world(folder.path(), &format!("mode: upsert\n{BY_HAND}"));
+    runtime().block_on(async {
+        many_runs(&world, 5).await;
+        let before = rows(&world.table(), &[]).await;
+        let mut late = 0;
+        // However many of its own repetitions the store's client makes before it gives up.
+        for failing in 1..=8 {
+            let store = Arc::new(InMemory::new());
+            copy(world.silver.clone(), store.clone()).await;
+            let slow = Arc::new(Late::new(store.clone(), "silver/Thing/_delta_log/", failing));
+            let done = compacted(&world.with_silver(slow), &force()).await;
+            late += u32::from(done.is_ok());
+            let after = world.with_silver(store);
+            assert_eq!(rows(&after.table(), &[]).await, before, "{failing} puts failed: {done:?}");
+        }
+        assert!(late > 3, "{late}");
+    });
+}
+
+pub async fn copy(from: Arc<dyn object_store::ObjectStore>, to: Arc<InMemory>) {
+    use object_store::{ObjectStore, ObjectStoreExt};
+    let mut listed = from.list(None);
+    while let Some(meta) = listed.next().await {
+        let location = meta.unwrap().location;
+        to.put(&location, from.get(&location).await.unwrap().bytes().await.unwrap().into()).await.unwrap();
+    }
+}
+
+#[test]
+fn a_file_that_is_older_than_a_column_says_nothing_about_it_after_a_compaction_either() {
+    let folder = tempfile::tempdir().unwrap();
+    let world = world(folder.path(), BY_HAND);
+    let thing =
+        |id: usize| json!({"id": format!("k{id}"), "at": "2024-03-01T00:00:00Z", "extra": "told before it had a column"}).to_string();
+    runtime().block_on(async {
+        for object in 0..4 {
+            world.put(&format!("year=2024/month=03/day=01/o{object}"), &thing(object)).await;
+            assert_eq!(world.run().await.exit, 0);
+        }
+        let second = SCHEMA.replace("\"note\":", "\"extra\": {\"type\": \"string\"}, \"note\":");
+        std::fs::write(folder.path().join("schemas/Thing/2.json"), second).unwrap();
+        for object in 4..8 {
+            world.put(&format!("year=2024/month=03/day=01/o{object}"), &thing(object)).await;
+            assert_eq!(world.run().await.exit, 0);
+        }
+        let before = rows(&world.table(), &[]).await;
+        let done = compacted(&world, &force()).await.unwrap();
+        assert_eq!((done["Thing"].files_removed, done["Thing"].files_added), (8, 2), "{done:?}");
+        assert_eq!(rows(&world.table(), &[]).await, before);
+        let again = compacted(&world, &force()).await.unwrap();
+        assert!(again["Thing"].versions.is_empty(), "{again:?}");
+        let all: Vec<String> = (0..8).map(thing).collect();
+        world.put("year=2024/month=03/day=02/again", &all.join("\n")).await;
+        let report = world.run().await;
+        assert_eq!((report.exit, report.jobs[0].records.duplicate), (0, 8), "{report:?}");
+    });
 }

@@ -10,7 +10,8 @@ use serde_json::json;
 use silversmith::run::RunError;
 use silversmith::run::migrate::{EntityMigration, migrate};
 
-use crate::stores::{Fault, Faulty, Hooked};
+use crate::care::copy;
+use crate::stores::{Fault, Faulty, Hooked, Late};
 use crate::support::Random;
 use crate::world::{PER_RUN, World, rows};
 
@@ -198,14 +199,6 @@ fn every_operation_of_a_migration_may_fail_in_every_way() {
         before.put("year=2024/month=03/day=02/delete", &deleted).await;
         assert_eq!(before.run().await.exit, 0);
         let start = Arc::new(InMemory::new());
-        let copy = |from: Arc<dyn object_store::ObjectStore>, to: Arc<InMemory>| async move {
-            use object_store::{ObjectStore, ObjectStoreExt};
-            let mut listed = from.list(None);
-            while let Some(meta) = listed.next().await {
-                let location = meta.unwrap().location;
-                to.put(&location, from.get(&location).await.unwrap().bytes().await.unwrap().into()).await.unwrap();
-            }
-        };
         copy(before.silver.clone(), start.clone()).await;
         let expected = afresh(&after).await;
         let counted = Arc::new(Faulty::new(Arc::new(start.fork()), u64::MAX, Fault::Refused));
@@ -243,5 +236,67 @@ fn every_operation_of_a_migration_may_fail_in_every_way() {
         }
         eprintln!("migration: {operations} operations, {tried} faults tried, {failed} of them failed it");
         assert!(failed > 0);
+    });
+}
+
+#[test]
+fn a_second_migration_that_looked_before_the_first_one_ended_changes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let (before, after) = programs(folder.path(), "upsert", "60 s");
+    runtime().block_on(async {
+        some_runs(&before, 3).await;
+        let other = after.clone();
+        let interposed = Hooked::interposed(before.silver.clone(), "silver/_etl/maintenance/Thing/", move || {
+            let other = other.clone();
+            Box::pin(async move { assert!(migrated(&other).await.unwrap().is_needed()) })
+        });
+        let error = migrated(&after.with_silver(Arc::new(interposed))).await.unwrap_err();
+        assert_eq!(error.exit_code(), 4, "{error}");
+        assert_eq!(rows(&after.table(), PER_RUN).await, afresh(&after).await);
+        assert!(!migrate(&after.settings(), "Thing", true).await.unwrap().unwrap().is_needed());
+    });
+}
+
+#[test]
+fn a_migration_whose_commit_lands_late_is_not_done_twice() {
+    let folder = tempfile::tempdir().unwrap();
+    let (before, after) = programs(folder.path(), "append", "60 s");
+    runtime().block_on(async {
+        some_runs(&before, 2).await;
+        let expected = afresh(&after).await;
+        for failing in 1..=8 {
+            let store = Arc::new(InMemory::new());
+            copy(before.silver.clone(), store.clone()).await;
+            let slow = Arc::new(Late::new(store.clone(), "silver/Thing/_delta_log/", failing));
+            let _ = migrated(&after.with_silver(slow)).await;
+            let healthy = after.with_silver(store);
+            migrated(&healthy).await.unwrap();
+            assert_eq!(rows(&healthy.table(), PER_RUN).await, expected, "{failing}");
+        }
+    });
+}
+
+#[test]
+fn a_column_that_takes_another_ones_name_is_no_mere_addition() {
+    let folder = tempfile::tempdir().unwrap();
+    let (before, mut after) = programs(folder.path(), "append", "60 s");
+    let swapped = FIRST
+        .replace("\"type\": \"object\",\n  \"required\"", "\"title\": \"v2\", \"x-decision\": \"test\", \"x-default-version\": [{\"version\": 1}], \"x-upcast\": [{\"rename\": {\"from\": \"note\", \"to\": \"remark\"}}], \"type\": \"object\", \"required\"")
+        .replace("\"code\": {", "\"remark\": {\"type\": [\"string\", \"null\"]}, \"code\": {");
+    std::fs::write(folder.path().join("after/schemas/Thing/2.json"), swapped).unwrap();
+    runtime().block_on(async {
+        some_runs(&before, 2).await;
+        let refused = after.run().await;
+        assert!(refused.exit == 2 && refused.error.as_ref().unwrap().contains("etl schema migrate"), "{refused:?}");
+        migrated(&after).await.unwrap();
+        assert_eq!(rows(&after.table(), PER_RUN).await, afresh(&after).await);
+
+        // Another partitioning is not for a migration.
+        after.silver = before.silver.clone();
+        let job = folder.path().join("after/jobs/Thing.yaml");
+        let text = std::fs::read_to_string(&job).unwrap();
+        std::fs::write(&job, format!("{text}partition_by: [database]\n")).unwrap();
+        let error = migrated(&after).await.unwrap_err();
+        assert!(error.exit_code() == 2 && error.to_string().contains("partitioned by"), "{error}");
     });
 }

@@ -292,3 +292,61 @@ impl ObjectStore for Hooked {
         self.inner.copy_opts(from, to, options).await
     }
 }
+
+/// The first puts of objects whose path has `part` fail; the very first of them lands all the same, right before the next one that does
+/// not fail: a request that was long under way.
+#[derive(Debug)]
+pub struct Late {
+    pub inner: Arc<dyn ObjectStore>,
+    pub part: &'static str,
+    pub failing: AtomicU64,
+    pub held: std::sync::Mutex<Option<(Path, PutPayload, PutOptions)>>,
+}
+
+impl Late {
+    pub fn new(inner: Arc<dyn ObjectStore>, part: &'static str, failing: u64) -> Self {
+        Self { inner, part, failing: AtomicU64::new(failing), held: std::sync::Mutex::default() }
+    }
+}
+
+impl std::fmt::Display for Late {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Late")
+    }
+}
+
+#[async_trait]
+impl ObjectStore for Late {
+    async fn put_opts(&self, location: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
+        if location.as_ref().contains(self.part) {
+            let fails = self.failing.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok();
+            if fails {
+                self.held.lock().unwrap().get_or_insert((location.clone(), payload, options));
+                return Err(injected());
+            }
+            let held = self.held.lock().unwrap().take();
+            if let Some((location, payload, options)) = held {
+                self.inner.put_opts(&location, payload, options).await.unwrap();
+            }
+        }
+        self.inner.put_opts(location, payload, options).await
+    }
+    async fn put_multipart_opts(&self, location: &Path, options: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
+        self.inner.put_multipart_opts(location, options).await
+    }
+    async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+        self.inner.get_opts(location, options).await
+    }
+    fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
+        self.inner.delete_stream(locations)
+    }
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        self.inner.list(prefix)
+    }
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+        self.inner.list_with_delimiter(prefix).await
+    }
+    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
+        self.inner.copy_opts(from, to, options).await
+    }
+}

@@ -31,6 +31,8 @@ pub struct Compact {
     pub after_run: bool,
     /// Commits between two such looks.
     pub every: u64,
+    /// Whether removed files are marked as a change of data, so that another program's OPTIMIZE of the same files fails.
+    pub guard_against_optimize: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,6 +74,7 @@ pub struct CompactFile {
     max_rewrite_bytes: String,
     after_run: bool,
     every: u64,
+    guard_against_optimize: bool,
 }
 
 impl Default for CompactFile {
@@ -82,6 +85,7 @@ impl Default for CompactFile {
             max_rewrite_bytes: "8 GiB".to_owned(),
             after_run: true,
             every: 10,
+            guard_against_optimize: true,
         }
     }
 }
@@ -102,7 +106,14 @@ impl CompactFile {
         if self.every == 0 {
             return Err(fail("every", "after how many commits?", "every: 10; after_run: false switches it off"));
         }
-        Ok(Compact { when, older_than, max_rewrite, after_run: self.after_run, every: self.every })
+        Ok(Compact {
+            when,
+            older_than,
+            max_rewrite,
+            after_run: self.after_run,
+            every: self.every,
+            guard_against_optimize: self.guard_against_optimize,
+        })
     }
 }
 

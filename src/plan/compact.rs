@@ -194,7 +194,7 @@ mod tests {
     use std::time::Duration;
 
     fn policy(when: Vec<Due>, max_rewrite: u64) -> Compact {
-        Compact { when, older_than: Duration::from_hours(48), max_rewrite, after_run: true, every: 10 }
+        Compact { when, older_than: Duration::from_hours(48), max_rewrite, after_run: true, every: 10, guard_against_optimize: true }
     }
 
     fn partition(day: &str) -> PartitionValues {

@@ -135,7 +135,7 @@ fn shape(of: &Entity, table: &Table) -> Shape {
         ([job.key.clone(), names(&["order"])].concat(), None)
     };
     let evolves = table.name == tables.silver.name && contract.versions().count() > 1;
-    Shape { key, cluster, evolves, settings: job.table }
+    Shape { key, cluster, evolves, guarded: job.compact.guard_against_optimize, settings: job.table }
 }
 
 pub async fn plan_table(of: &Entity, table: &Table, options: &Options) -> Result<Planned, RunError> {
@@ -344,7 +344,7 @@ async fn rewrite_all(
             None => {}
         }
         if !waiting.is_empty() && (ended || failed.is_some() || bytes >= COMMIT_BYTES || since.elapsed() >= COMMIT_AFTER) {
-            commit(settings, &of.job, table, planned, lease, std::mem::take(&mut waiting), care).await?;
+            commit(settings, of, table, planned, lease, std::mem::take(&mut waiting), care).await?;
             (bytes, since) = (0, Instant::now());
         }
         if ended {
@@ -355,14 +355,14 @@ async fn rewrite_all(
 
 async fn commit(
     settings: &Settings,
-    job: &Job,
+    of: &Entity,
     table: &Table,
     planned: &Planned,
     lease: &TableLease,
     bins: Vec<Rewritten>,
     care: &mut TableCare,
 ) -> Result<(), RunError> {
-    let done = table.commit_rewritten(lease, &settings.run_id, planned, bins, &job.table, job.lease.commit_deadline).await?;
+    let done = table.commit_rewritten(lease, &settings.run_id, planned, bins, &shape(of, table), of.job.lease.commit_deadline).await?;
     care.add(&done.committed);
     care.outdated += done.outdated;
     care.versions.extend(done.version);

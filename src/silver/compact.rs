@@ -7,8 +7,9 @@
 //!
 //! **Committing** builds on a snapshot in which every removed file is live: a bin of which a writer changed a file meanwhile is given
 //! up, and its rows stay where they are. delta-rs lets two OPTIMIZE runs over the same files both commit, which doubles their rows;
-//! hence the check, the maintainer's token in every commit (`ledger::maintenance`), and commits of our own. They say that no data
-//! changed, so readers of changes skip them.
+//! hence the check, the maintainer's token in every commit (`ledger::maintenance`), and commits of our own. The other program's run is
+//! kept from committing by removes that are marked as a change of data, which its own check does look at; a job whose table nobody
+//! else optimizes may do without, so that streaming readers pass compactions by.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -58,6 +59,8 @@ pub struct Shape {
     pub cluster: Option<ClusterBy>,
     /// Whether its files may have other columns than each other: its contract has had several versions.
     pub evolves: bool,
+    /// Whether removed files are marked as a change of data.
+    pub guarded: bool,
     pub settings: job::Table,
 }
 
@@ -331,7 +334,7 @@ impl Table {
         run: &str,
         planned: &Planned,
         mut bins: Vec<Rewritten>,
-        settings: &job::Table,
+        shape: &Shape,
         deadline: Duration,
     ) -> Result<Compacted, SilverError> {
         let (started, mut backoff) = (Instant::now(), FIRST_BACKOFF);
@@ -361,11 +364,11 @@ impl Table {
                     if bins.is_empty() {
                         return Ok(Compacted { version: None, committed: bins, outdated });
                     }
-                    Attempt::after(&now, |id| actions(lease.token, run, id, &bins))
+                    Attempt::after(&now, |id| actions(lease.token, run, id, &bins, shape.guarded))
                 }
             };
             if let Some(version) = self.put_attempt(&mut next).await? {
-                self.checkpoint_if_due(&now, settings.checkpoint_every).await;
+                self.checkpoint_if_due(&now, shape.settings.checkpoint_every).await;
                 return Ok(Compacted { version: Some(version), committed: bins, outdated });
             }
             attempt = Some(next);
@@ -416,7 +419,7 @@ async fn rows_of_file(
     Ok(futures::stream::iter(batches.into_iter().map(Ok)).boxed())
 }
 
-fn actions(token: u64, run: &str, attempt: &str, bins: &[Rewritten]) -> Vec<serde_json::Value> {
+fn actions(token: u64, run: &str, attempt: &str, bins: &[Rewritten], guarded: bool) -> Vec<serde_json::Value> {
     let now = chrono::Utc::now().timestamp_millis();
     let (removed, added) = bins.iter().map(Rewritten::files).fold((0, 0), |(r, a), (removed, added)| (r + removed, a + added));
     let (read, written) = bins.iter().map(Rewritten::bytes).fold((0, 0), |(r, w), (read, written)| (r + read, w + written));
@@ -438,6 +441,6 @@ fn actions(token: u64, run: &str, attempt: &str, bins: &[Rewritten]) -> Vec<serd
         }}),
         json!({"txn": {"appId": APP_ID, "version": token, "lastUpdated": now}}),
     ];
-    actions.extend(bins.iter().flat_map(|bin| bin.exchange.actions(false)));
+    actions.extend(bins.iter().flat_map(|bin| bin.exchange.actions(guarded)));
     actions
 }

@@ -208,6 +208,7 @@ async fn settings(run_id: String, places: &Places, objects: Option<&Objects>, tu
         batch_objects: tuning.batch_objects,
         memory: tuning.memory,
         stop: Stop::default(),
+        cluster: None,
     })
 }
 

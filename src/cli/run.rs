@@ -15,6 +15,7 @@ use super::metrics::{self, Sink};
 use super::task::{self, Task};
 use super::{Format, Objects, Places, Sources, Tuning, bytes, output, requests, settings, time};
 use crate::engine::local::Progress;
+use crate::run::cluster::Remote;
 use crate::run::report::{JobReport, Outcome, RejectCount, RunReport};
 use crate::run::stop::{GIVING_UP_TAKES, Stop};
 use crate::run::{Observer, Request, RunError, Settings};
@@ -33,6 +34,12 @@ pub struct RunArgs {
     /// Spark Connect server for --engine spark
     #[arg(long, env = "ETL_REMOTE", value_name = "sc://…")]
     remote: Option<String>,
+    /// Bronze's address as the cluster names it, where it does so in another way (s3a:// for Apache Spark)
+    #[arg(long, env = "ETL_REMOTE_BRONZE", value_name = "URL")]
+    remote_bronze: Option<String>,
+    /// Silver's address as the cluster names it
+    #[arg(long, env = "ETL_REMOTE_SILVER", value_name = "URL")]
+    remote_silver: Option<String>,
     /// Memory to plan with [default: the container's limit, else the machine's]
     #[arg(long, env = "ETL_MEMORY", value_parser = bytes, value_name = "SIZE")]
     memory: Option<u64>,
@@ -146,9 +153,13 @@ fn check_writable(path: &Path) -> Result<(), String> {
 }
 
 async fn execute(args: &RunArgs, run_id: String, task: Option<&Task>) -> Result<RunReport, RunError> {
-    if args.engine == EngineName::Spark || args.remote.is_some() {
-        return Err(RunError::NoSparkEngine);
-    }
+    let cluster = match (args.engine, &args.remote) {
+        (EngineName::Local, _) => None,
+        (EngineName::Spark, None) => return Err(RunError::NoRemote),
+        (EngineName::Spark, Some(address)) => {
+            Some(Remote { address: address.clone(), bronze: args.remote_bronze.clone(), silver: args.remote_silver.clone() })
+        }
+    };
     let requests = requests(&args.places, &args.sources);
     let console = Console::new();
     let bar = console.bar.clone();
@@ -160,7 +171,7 @@ async fn execute(args: &RunArgs, run_id: String, task: Option<&Task>) -> Result<
         memory: args.memory.or_else(|| defaults.memory.into_iter().chain(task.and_then(Task::memory)).min()),
         progress: Progress(Arc::new(move |bytes| bar.inc(bytes))),
     };
-    let settings = settings(run_id, &args.places, Some(&args.objects), tuning).await?;
+    let settings = Settings { cluster, ..settings(run_id, &args.places, Some(&args.objects), tuning).await? };
     end_on_signal(settings.stop.clone(), args.stop_timeout);
     let report = crate::run::run(&settings, &requests, &console).await;
     in_time(&report, keep_record(&settings, &report)).await;
@@ -288,7 +299,8 @@ fn rejects(counts: &[RejectCount]) {
     for reject in counts {
         let example = &reject.example;
         output::println(&format!("  {:>9}  {}", output::grouped(reject.count), reject.code));
-        output::println(&format!("             e.g. {} at byte {}, {}: {}", example.file, example.offset, example.path, example.message));
+        let at = example.offset.map(|offset| format!(" at byte {offset}")).unwrap_or_default();
+        output::println(&format!("             e.g. {}{at}, {}: {}", example.file, example.path, example.message));
     }
 }
 

@@ -43,6 +43,8 @@ const COMPARISONS: [Operator; 8] = [
 #[derive(Debug, Clone)]
 pub struct Predicate {
     expression: Arc<dyn PhysicalExpr>,
+    /// As it is to be said in another dialect.
+    logical: Expr,
     /// Names of the columns that it reads, in the order of its own schema.
     columns: Vec<String>,
     /// Those of them that are texts.
@@ -64,6 +66,7 @@ impl Predicate {
         columns.sort();
         let read: Vec<Field> = columns.iter().filter_map(|name| all.field_with_name(name).ok().cloned()).collect();
         let schema = DFSchema::try_from(Schema::new(read)).map_err(parse)?;
+        let logical = expression.clone();
         let expression = context.create_physical_expr(expression, &schema).map_err(parse)?;
         let found = expression.data_type(schema.as_arrow()).map_err(parse)?;
         if found != arrow::datatypes::DataType::Boolean {
@@ -71,7 +74,7 @@ impl Predicate {
         }
         let is_text = |name: &&String| schema.as_arrow().field_with_name(name).is_ok_and(|field| field.data_type().is_string());
         let texts = columns.iter().filter(is_text).cloned().collect();
-        let predicate = Self { expression, columns, texts };
+        let predicate = Self { expression, logical, columns, texts };
         predicate.check_conversions(text)?;
         // A literal that does not fit the column it is compared with shows on any row.
         let nulls: Vec<ArrayRef> = schema.as_arrow().fields().iter().map(|field| new_null_array(field.data_type(), 1)).collect();
@@ -98,6 +101,11 @@ impl Predicate {
             Some(column) => Err(PredicateError::TextAsOther { text: text.to_owned(), column }),
             None => Ok(()),
         }
+    }
+
+    /// The condition, of nothing but what [`Self::compile`] allows.
+    pub fn logical(&self) -> &Expr {
+        &self.logical
     }
 
     /// Which rows it holds for; where it is neither true nor false, it does not.

@@ -9,7 +9,7 @@ use std::ops::AddAssign;
 
 use serde::{Deserialize, Serialize};
 
-pub use reject::{Reject, RejectCode};
+pub use reject::{NO_OFFSET, Reject, RejectCode};
 
 /// One (entity, database): the unit that has a ledger, a claim and a sequence of intents.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

@@ -64,6 +64,9 @@ impl fmt::Display for RejectCode {
     }
 }
 
+/// The offset of a record whose place in its object nobody knows: a cluster read it.
+pub const NO_OFFSET: u64 = u64::MAX;
+
 /// One refused record: everything the quarantine table says about it, except what its object already says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reject {
@@ -72,7 +75,7 @@ pub struct Reject {
     pub path: String,
     pub message: String,
     pub schema_version: Option<u32>,
-    /// In decoded bytes from the start of the object or archive member.
+    /// In decoded bytes from the start of the object or archive member; [`NO_OFFSET`] where nobody knows.
     pub offset: u64,
     pub length: u64,
     /// The exact bytes; the first `limits.record` of them where the record is longer than that.

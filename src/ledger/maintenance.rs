@@ -152,6 +152,10 @@ impl TableLease {
 
     /// Gives it back.
     pub async fn release(self) -> Result<(), LedgerError> {
+        self.give_back().await
+    }
+
+    pub(super) async fn give_back(&self) -> Result<(), LedgerError> {
         self.renewing.abort();
         Ok(self.store.delete(&lease_path(&self.lease)).await?)
     }

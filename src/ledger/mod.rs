@@ -11,6 +11,7 @@
 //! An intent is written only when the one before it is committed; so at most one intent of a source is open, and whoever comes
 //! next finishes it. Entries are folded into a sorted snapshot now and then; finding what is new is a merge of that with the listing.
 
+pub mod cluster;
 pub mod maintenance;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,7 +26,11 @@ use crate::store::{Store, StoreError};
 
 /// Entries after which the log is folded.
 const FOLD_EVERY: u64 = 64;
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
+/// Of entries that programs must not read which know no fences.
+const FENCES: u32 = 2;
+/// Of entries that programs must not read which know nothing of statements that a cluster carries out.
+const STATEMENTS: u32 = 3;
 /// Of entries that every program reads which knows a ledger at all.
 const FIRST_FORMAT: u32 = 1;
 const ENTRIES_AT_ONCE: usize = 32;
@@ -69,6 +74,9 @@ pub struct TableIntent {
     /// Partitions that leave the table in the same commit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires: Option<Expiry>,
+    /// What a cluster does to the table before the rest is committed; nothing more when it is repeated.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub statements: Vec<String>,
     pub run: String,
     pub batch: String,
 }
@@ -76,7 +84,7 @@ pub struct TableIntent {
 impl TableIntent {
     /// Whether there is anything to commit.
     pub fn changes(&self) -> bool {
-        !self.adds.is_empty() || self.replaces.is_some()
+        !self.adds.is_empty() || self.replaces.is_some() || !self.statements.is_empty()
     }
 }
 
@@ -421,7 +429,11 @@ impl Ledger {
             return Ok(false);
         }
         // A program that does not know of fences must not pass one by.
-        let format = if matches!(what, What::Fence { .. }) { FORMAT } else { FIRST_FORMAT };
+        let format = match &what {
+            What::Fence { .. } => FENCES,
+            What::Intent(intent) if intent.tables.iter().any(|part| !part.statements.is_empty()) => STATEMENTS,
+            _ => FIRST_FORMAT,
+        };
         let entry = Entry { format, nonce: uuid::Uuid::new_v4().to_string(), at: Utc::now(), what };
         let seq = self.state.head + 1;
         let path = entry_path(seq);

@@ -6,6 +6,7 @@
 mod columns;
 pub mod compact;
 pub mod ecs;
+pub mod in_path;
 pub mod lateness;
 pub mod order;
 pub mod price;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::gate::{Judgement, judge};
 use super::report::{CommitReport, Outcome, Stopped, reject_counts};
-use super::{Basis, FIRST_PAUSE, RunError, SourceRun};
+use super::{Basis, FIRST_PAUSE, RunError, SourceRun, cluster};
 use crate::domain::time::MICROS_PER_DAY;
 use crate::domain::{BronzeObject, Layout};
 use crate::engine::local::{Staged, rebase, stage};
@@ -36,7 +36,10 @@ pub async fn run_batch(run: &mut SourceRun<'_>, objects: &[BronzeObject]) -> Res
     run.note_others(&claimed);
     let Some(claim) = claimed.claim else { return Ok(BatchEnd::Taken) };
     let lease = Held(tokio::spawn(run.ledger.renewal(&claim.id).keep()));
-    let ended = run_claimed(run, &claim, objects).await;
+    let ended = match run.session {
+        Some(_) => Box::pin(cluster::run_claimed(run, &claim, objects)).await,
+        None => run_claimed(run, &claim, objects).await,
+    };
     drop(lease);
     if ended.is_err() {
         // The error that stopped the batch is the one to report; an unreleased claim runs out by itself.
@@ -55,6 +58,7 @@ impl Drop for Held {
 }
 
 async fn run_claimed(run: &mut SourceRun<'_>, claim: &Claim, objects: &[BronzeObject]) -> Result<BatchEnd, RunError> {
+    keep_clear(run).await?;
     for turn in 0..MAX_RESTAGES {
         let based_on = look_around(run, turn).await?;
         if !run.is_whole_day(objects) {
@@ -73,6 +77,15 @@ async fn run_claimed(run: &mut SourceRun<'_>, claim: &Claim, objects: &[BronzeOb
         staged.discard(&run.tables).await;
     }
     Err(RunError::Contended { of: run.plan.source.clone() })
+}
+
+/// A cluster that writes the table has it to itself.
+async fn keep_clear(run: &SourceRun<'_>) -> Result<(), RunError> {
+    let table = &run.plan.source.entity;
+    match crate::ledger::cluster::held(&run.settings.silver, table).await? {
+        Some(held) => Err(RunError::Cluster { table: table.clone(), run: held.run, expires: held.expires }),
+        None => Ok(()),
+    }
 }
 
 /// What the batch is staged on. The claim was just written, so the ledger is known to its end, and the tables were seen by this run.
@@ -96,7 +109,7 @@ async fn give_back(run: &mut SourceRun<'_>, claim: &Claim) -> Result<BatchEnd, R
     Ok(BatchEnd::Taken)
 }
 
-fn plan_batch(run: &SourceRun<'_>, claim: &Claim, objects: &[BronzeObject]) -> Arc<BatchPlan> {
+pub(super) fn plan_batch(run: &SourceRun<'_>, claim: &Claim, objects: &[BronzeObject]) -> Arc<BatchPlan> {
     let taken: std::collections::HashSet<&str> = claim.objects.iter().map(|(key, _)| key.as_str()).collect();
     Arc::new(BatchPlan {
         of: run.plan.clone(),
@@ -130,7 +143,7 @@ fn check_balance(plan: &BatchPlan, staged: &Staged) -> Result<(), RunError> {
     Err(RunError::Unbalanced { batch: plan.batch.clone(), records: staged.records })
 }
 
-fn pass_gate(run: &mut SourceRun<'_>, staged: &Staged) -> Judgement {
+pub(super) fn pass_gate(run: &mut SourceRun<'_>, staged: &Staged) -> Judgement {
     let judgement = judge(&run.plan.job.gate, &staged.records, &run.report.records);
     if let Judgement::Warn(warning) = &judgement {
         tracing::warn!(source = %run.plan.source, "{warning}");
@@ -166,7 +179,7 @@ async fn intend(run: &mut SourceRun<'_>, plan: &BatchPlan, staged: &mut Staged, 
     Err(RunError::Contended { of: run.plan.source.clone() })
 }
 
-fn intent(run: &SourceRun<'_>, plan: &BatchPlan, staged: &Staged, k: i64) -> Intent {
+pub(super) fn intent(run: &SourceRun<'_>, plan: &BatchPlan, staged: &Staged, k: i64) -> Intent {
     Intent {
         k,
         claim: plan.batch.clone(),
@@ -181,7 +194,7 @@ fn intent(run: &SourceRun<'_>, plan: &BatchPlan, staged: &Staged, k: i64) -> Int
 }
 
 /// What the batch does to each table, in the order of commits: marks, quarantine, silver.
-fn table_intents(run: &SourceRun<'_>, plan: &BatchPlan, staged: &Staged, k: i64) -> Vec<TableIntent> {
+pub(super) fn table_intents(run: &SourceRun<'_>, plan: &BatchPlan, staged: &Staged, k: i64) -> Vec<TableIntent> {
     let source = &run.plan.source;
     let intent = |table: &str, adds: &[deltalake::kernel::Add]| TableIntent {
         table: table.to_owned(),
@@ -190,6 +203,7 @@ fn table_intents(run: &SourceRun<'_>, plan: &BatchPlan, staged: &Staged, k: i64)
         adds: adds.iter().map(|add| serde_json::json!(add)).collect(),
         replaces: None,
         expires: None,
+        statements: Vec::new(),
         run: run.run_id().to_owned(),
         batch: plan.batch.clone(),
     };
@@ -214,7 +228,7 @@ fn table_intents(run: &SourceRun<'_>, plan: &BatchPlan, staged: &Staged, k: i64)
     marks.into_iter().chain([quarantine, silver]).filter(TableIntent::changes).collect()
 }
 
-async fn settle(
+pub(super) async fn settle(
     run: &mut SourceRun<'_>,
     plan: &BatchPlan,
     staged: Staged,
@@ -267,7 +281,7 @@ fn rows_of(adds: &[serde_json::Value]) -> u64 {
 }
 
 /// Nothing of the batch is committed; its refusals are kept where `quarantine list --stopped` finds them.
-async fn stop(run: &mut SourceRun<'_>, claim: &Claim, staged: Staged, reason: String) -> Result<BatchEnd, RunError> {
+pub(super) async fn stop(run: &mut SourceRun<'_>, claim: &Claim, staged: Staged, reason: String) -> Result<BatchEnd, RunError> {
     let kept = super::stopped_folder(&run.settings.silver, &run.plan.source).folder(&claim.id);
     for add in &staged.quarantine {
         if let Some(bytes) = run.tables.quarantine.store().get(&add.path).await? {

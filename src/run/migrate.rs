@@ -172,7 +172,7 @@ async fn rewrite(
         ledger.fence(&settings.run_id, contract.latest().number).await?;
         // The last one that a writer of the old version could write.
         if let Some(intent) = ledger.last_intent().cloned() {
-            commit_intent(settings, job, tables, &intent).await?;
+            commit_intent(settings, job, tables, &intent, None).await?;
         }
     }
     for ((step, lease), resumed) in leases.iter().zip(prepared) {

@@ -6,6 +6,7 @@
 
 pub mod batch;
 pub mod care;
+pub mod cluster;
 pub mod gate;
 pub mod inspect;
 pub mod lateness;
@@ -28,6 +29,7 @@ use crate::contract::{Contract, LoadContractError};
 use crate::domain::time::MICROS_PER_DAY;
 use crate::domain::{BronzeObject, Mistake, Records, Source};
 use crate::engine::local::{Engine, RejectSummary, StageError, Tables};
+use crate::engine::spark::client::{ClientError, Session};
 use crate::job::{Job, LoadJobError, Mode, OnChangedObject};
 use crate::ledger::{Claimed, Intent, Ledger, LedgerError, Standing, TableIntent};
 use crate::plan::{SourcePlan, cut_batches, marks_partition, marks_schema, order, path_date, put_in_order, quarantine_schema};
@@ -60,8 +62,18 @@ pub enum RunError {
     Condition(#[from] PredicateError),
     #[error("job {entity} is of mode snapshot: a path day is one batch and is never cut by --shard; run it without")]
     SnapshotSharded { entity: String },
-    #[error("this build has no Spark engine; run with --engine local")]
-    NoSparkEngine,
+    #[error("--engine spark needs the address of a Spark Connect server: --remote sc://host:15002")]
+    NoRemote,
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    #[error("the cluster's answer is not readable: {message}")]
+    Answer { message: String },
+    #[error("{entity} cannot run on a cluster: {reason}; run it with --engine local")]
+    NotOnCluster { entity: String, reason: String },
+    #[error("{of}: batch {batch} was begun on a cluster and is to be finished there: run with --engine spark")]
+    OnCluster { of: String, batch: String },
+    #[error("table {table} is a cluster's until {}: run {run} writes it; run again then", expires.format("%F %TZ"))]
+    Cluster { table: String, run: String, expires: chrono::DateTime<chrono::Utc> },
     #[error("{of}: run {run} has a batch in hand; with a retention below 7 days its files could be taken for orphans")]
     BusyForVacuum { of: Source, run: String },
     #[error("table {table} cannot be migrated: {reason}")]
@@ -89,7 +101,10 @@ impl RunError {
             | Self::Condition(_)
             | Self::SnapshotSharded { .. }
             | Self::CannotMigrate { .. }
-            | Self::NoSparkEngine => 2,
+            | Self::NoRemote
+            | Self::NotOnCluster { .. } => 2,
+            Self::Client(error) => error.exit_code(),
+            Self::OnCluster { .. } | Self::Cluster { .. } => 4,
             Self::Store(error) => by_store(error),
             Self::Silver(error) => by_silver(error),
             Self::Ledger(LedgerError::Store(error)) => by_store(error),
@@ -102,7 +117,7 @@ impl RunError {
                 StageError::Frame { .. } | StageError::Spool(_) => 5,
                 StageError::Enrich(_) | StageError::Coverage { .. } | StageError::Task { .. } => 70,
             },
-            Self::Unbalanced { .. } => 70,
+            Self::Unbalanced { .. } | Self::Answer { .. } => 70,
         }
     }
 
@@ -159,6 +174,8 @@ pub struct Settings {
     pub memory: Option<u64>,
     /// Raised by a signal.
     pub stop: Stop,
+    /// Where batches are carried out, if not here.
+    pub cluster: Option<cluster::Remote>,
 }
 
 impl Settings {
@@ -246,6 +263,7 @@ pub struct SourceRun<'s> {
     settled: i64,
     /// The tables' shapes when they were last compared with the contract.
     ensured: Vec<String>,
+    session: Option<Session>,
 }
 
 /// What a batch is staged on: the next intent's number and the tables' shapes.
@@ -276,6 +294,9 @@ async fn run_source(settings: &Settings, request: &Request, report: &mut JobRepo
     }
     run.report.rejects = reject_counts(&run.rejects);
     *report = run.report;
+    if let Some(session) = run.session {
+        session.close().await;
+    }
     ended
 }
 
@@ -302,8 +323,9 @@ async fn prepare<'s>(settings: &'s Settings, request: &Request, report: &JobRepo
         async { Ok(bronze::list(&settings.engine.bronze, &plan.source, &selection).await?) },
         ensure_tables(&plan, &tables),
     )?;
+    let session = cluster::open(settings, &plan).await?;
     let report = report.clone();
-    let mut run = SourceRun { settings, plan, ledger, tables, rejects: RejectSummary::default(), report, settled: 0, ensured: Vec::new() };
+    let mut run = SourceRun { settings, plan, ledger, tables, rejects: RejectSummary::default(), report, settled: 0, ensured: Vec::new(), session };
     run.ensured = run.basis_seen().await?.shapes;
     Ok((run, listing))
 }
@@ -368,10 +390,12 @@ async fn commit_intent(
     job: &Job,
     tables: &Tables,
     intent: &Intent,
+    session: Option<&Session>,
 ) -> Result<Vec<(TableIntent, Committed)>, RunError> {
     let mut commits = Vec::with_capacity(intent.tables.len());
     for part in &intent.tables {
         let table = tables.named(&part.table).unwrap_or_else(|| Table::at(&settings.silver, &part.table));
+        cluster::carry_out(part, &table, session).await?;
         let committed = table.commit(part, &job.table, job.lease.commit_deadline).await?;
         commits.push((part.clone(), committed));
     }
@@ -393,6 +417,9 @@ impl SourceRun<'_> {
     /// Gives back what this run has claimed, as far as there is time; a claim that is left runs out by itself.
     async fn give_up(&mut self) {
         self.report.terminated();
+        if let Some(session) = &self.session {
+            let _ = tokio::time::timeout(stop::GIVING_UP_TAKES, session.interrupt()).await;
+        }
         let ours: Vec<String> =
             self.ledger.open_claims().filter(|claim| claim.run == self.settings.run_id).map(|claim| claim.id.clone()).collect();
         for claim in ours {
@@ -515,7 +542,7 @@ impl SourceRun<'_> {
     }
 
     pub async fn commit(&mut self, intent: &Intent) -> Result<Vec<(TableIntent, Committed)>, RunError> {
-        let commits = commit_intent(self.settings, &self.plan.job, &self.tables, intent).await?;
+        let commits = commit_intent(self.settings, &self.plan.job, &self.tables, intent, self.session.as_ref()).await?;
         self.settled = intent.k;
         Ok(commits)
     }

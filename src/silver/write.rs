@@ -17,7 +17,9 @@ use delta_kernel::expressions::Scalar;
 use delta_kernel::table_properties::DataSkippingNumIndexedCols;
 use deltalake::datafile::writer::{PartitionWriter, PartitionWriterConfig};
 use deltalake::kernel::Add;
+use bytes::Bytes;
 use indexmap::IndexMap;
+use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -412,6 +414,17 @@ fn spelled_out(rows: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch, Ar
     let columns = columns
         .map(|(column, field)| if column.data_type() == field.data_type() { Ok(column.clone()) } else { cast(column, field.data_type()) });
     RecordBatch::try_new(schema.clone(), columns.collect::<Result<_, _>>()?)
+}
+
+/// Rows as one file, for readers that are told where it lies.
+pub fn parquet_bytes(table: &Table, rows: &RecordBatch) -> Result<Bytes, SilverError> {
+    let failed = |error: parquet::errors::ParquetError| SilverError::Arrow { table: table.name.clone(), source: error.into() };
+    let properties = WriterProperties::builder().set_compression(Compression::ZSTD(ZstdLevel::default())).build();
+    let mut bytes = Vec::new();
+    let mut writer = ArrowWriter::try_new(&mut bytes, rows.schema(), Some(properties)).map_err(failed)?;
+    writer.write(rows).map_err(failed)?;
+    writer.close().map_err(failed)?;
+    Ok(bytes.into())
 }
 
 /// Writes the files of one partition.

@@ -416,6 +416,25 @@ impl Store {
         })
     }
 
+    /// The first bytes of an object that is there.
+    pub async fn head(&self, path: &str, bytes: u64) -> Result<Bytes, StoreError> {
+        let range = Some(object_store::GetRange::Bounded(0..bytes));
+        match self.root.get_opts(&self.locate(path), GetOptions { range, ..GetOptions::default() }).await {
+            Ok(found) => found.bytes().await.map_err(self.access(Action::Read, path)),
+            // Of an empty object there is no range.
+            Err(_) => Ok(self.get(path).await?.unwrap_or_default()),
+        }
+    }
+
+    /// Removes everything under this folder.
+    pub async fn delete_all(&self) -> Result<(), StoreError> {
+        let paths: Vec<String> = self.list("").map_ok(|(path, _)| path).try_collect().await?;
+        for path in paths {
+            self.delete(&path).await?;
+        }
+        Ok(())
+    }
+
     pub async fn get(&self, path: &str) -> Result<Option<Bytes>, StoreError> {
         match self.root.get(&self.locate(path)).await {
             Ok(found) => Ok(Some(found.bytes().await.map_err(self.access(Action::Read, path))?)),

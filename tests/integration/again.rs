@@ -317,6 +317,7 @@ fn old_marks_leave_with_the_next_ones_and_younger_ones_stay() {
             k,
             adds: Vec::new(),
             replaces: None,
+            statements: Vec::new(),
             expires: Some(Expiry { column: "marked_on".to_owned(), before: before.to_string() }),
             run: "test".to_owned(),
             batch: "test".to_owned(),

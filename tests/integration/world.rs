@@ -93,6 +93,7 @@ impl World {
             batch_objects: self.batch_objects,
             memory: None,
             stop: Stop::default(),
+            cluster: None,
         }
     }
 

@@ -14,7 +14,7 @@ use super::reconcile::Parts;
 use crate::contract::{Object, Type, Version};
 use crate::domain::json::{Value, write_string};
 use crate::domain::time::{MICROS_PER_DAY, civil_from_days};
-use crate::domain::{PartitionColumn, Reject, RejectCode};
+use crate::domain::{NO_OFFSET, PartitionColumn, Reject, RejectCode};
 use crate::job::{Job, Mode};
 use crate::plan::{BatchPlan, Column, order};
 use crate::silver::keys::{KeyRanges, RowHashes};
@@ -275,7 +275,7 @@ pub fn quarantine_rows(rejects: &[Reject], origin: &Origin, plan: &BatchPlan) ->
         texts(&|reject| Some(reject.message.clone())),
         Arc::new(Int32Array::from_iter(rejects.iter().map(|reject| reject.schema_version.map(|version| version as i32)))),
         texts(&|_| Some(origin.file.to_string())),
-        Arc::new(Int64Array::from_iter_values(rejects.iter().map(|reject| reject.offset as i64))),
+        Arc::new(Int64Array::from_iter(rejects.iter().map(|reject| (reject.offset != NO_OFFSET).then_some(reject.offset as i64)))),
         Arc::new(Int64Array::from_iter_values(rejects.iter().map(|reject| reject.length as i64))),
         Arc::new(BinaryArray::from_iter_values(rejects.iter().map(|reject| &reject.raw))),
         texts(&|_| Some(plan.batch.clone())),

@@ -11,6 +11,7 @@ pub mod columns;
 pub mod decode;
 pub mod dedupe;
 pub mod enrich;
+pub mod explain;
 pub mod frame;
 pub mod reconcile;
 pub mod rows;

@@ -7,6 +7,7 @@ use crate::domain::json::{Kind, Value};
 use crate::domain::{HIVE_DEFAULT, PartitionColumn, PathValues, RejectCode};
 use crate::job::{Job, OnConflict, PartitionRule, Where};
 use crate::plan::SourcePlan;
+use crate::plan::in_path::{InPath, NUMBERS, TEXTS, digits, due, unescaped};
 
 /// Year, month and day of one record; `None` where they are to be derived from its event time.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -16,64 +17,29 @@ pub struct Parts {
     pub day: Option<i32>,
 }
 
-/// What the path of an object says, read once; `None` where its records must be looked at one by one.
-#[derive(Debug)]
-pub struct InPath {
-    /// Columns of text: whether the path speaks for them, and whether the payload is asked.
-    texts: [(bool, bool); 2],
-    /// Year, month and day: what the path says, whether the payload is asked, whether the event time may say it.
-    numbers: [(Option<i32>, bool, bool); 3],
-}
-
-const TEXTS: [PartitionColumn; 2] = [PartitionColumn::Database, PartitionColumn::Entity];
-const NUMBERS: [(PartitionColumn, i32); 3] = [(PartitionColumn::Year, 9999), (PartitionColumn::Month, 12), (PartitionColumn::Day, 31)];
-
-impl InPath {
-    pub fn of(path: &PathValues, plan: &SourcePlan) -> Option<Self> {
-        let job: &Job = &plan.job;
-        let text = |column: PartitionColumn| {
-            let rule = job.partition(column);
-            let in_path = path.get(column).filter(|_| rule.place != Where::Payload);
-            in_path.is_none_or(|value| value == due(column, plan)).then_some((in_path.is_some(), rule.place != Where::Path))
-        };
-        let number = |(column, most): (PartitionColumn, i32)| {
-            let rule = job.partition(column);
-            let in_path = path.get(column).filter(|_| rule.place != Where::Payload);
-            let in_path = match in_path.map(|text| digits(&unescaped(text)).filter(|number| (1..=most).contains(number))) {
-                Some(None) => return None,
-                Some(number) => number,
-                None => None,
-            };
-            Some((in_path, rule.place != Where::Path, rule.derive.is_some()))
-        };
-        let ([database, entity], [year, month, day]) = (TEXTS.map(text), NUMBERS.map(number));
-        Some(Self { texts: [database?, entity?], numbers: [year?, month?, day?] })
-    }
-
-    /// What [`reconcile`] says where path and payload agree; `None` where they do not, or one of them is odd. `get` gives the
-    /// payload's columns in the order of [`PartitionColumn::ALL`].
-    pub fn agree<'a>(&self, get: impl Fn(usize) -> Option<Value<'a>>, plan: &SourcePlan) -> Option<Parts> {
-        for (at, (in_path, asked)) in self.texts.iter().enumerate() {
-            match get(at).filter(|value| *asked && !is_absent(*value)) {
-                Some(value) if matches!(value.kind(), Kind::String) && value.as_bytes() == due(TEXTS[at], plan).as_bytes() => {}
-                None if *in_path => {}
-                _ => return None,
-            }
+/// What [`reconcile`] says where path and payload agree; `None` where they do not, or one of them is odd. `get` gives the
+/// payload's columns in the order of [`PartitionColumn::ALL`].
+pub fn agree<'a>(in_path: &InPath, get: impl Fn(usize) -> Option<Value<'a>>, plan: &SourcePlan) -> Option<Parts> {
+    for (at, (said, asked)) in in_path.texts.iter().enumerate() {
+        match get(at).filter(|value| *asked && !is_absent(*value)) {
+            Some(value) if matches!(value.kind(), Kind::String) && value.as_bytes() == due(TEXTS[at], plan).as_bytes() => {}
+            None if *said => {}
+            _ => return None,
         }
-        let mut parts = [None; 3];
-        for (at, (in_path, asked, derived)) in self.numbers.iter().enumerate() {
-            let payload = get(at + TEXTS.len()).filter(|value| *asked && !is_absent(*value));
-            parts[at] = match (in_path, payload) {
-                (Some(path), Some(payload)) => Some(quick_number(payload).filter(|number| number == path)?),
-                (Some(path), None) => Some(*path),
-                (None, Some(payload)) => Some(quick_number(payload).filter(|number| (1..=NUMBERS[at].1).contains(number))?),
-                (None, None) if *derived => None,
-                (None, None) => return None,
-            };
-        }
-        let [year, month, day] = parts;
-        Some(Parts { year, month, day })
     }
+    let mut parts = [None; 3];
+    for (at, (said, asked, derived)) in in_path.numbers.iter().enumerate() {
+        let payload = get(at + TEXTS.len()).filter(|value| *asked && !is_absent(*value));
+        parts[at] = match (said, payload) {
+            (Some(path), Some(payload)) => Some(quick_number(payload).filter(|number| number == path)?),
+            (Some(path), None) => Some(*path),
+            (None, Some(payload)) => Some(quick_number(payload).filter(|number| (1..=NUMBERS[at].1).contains(number))?),
+            (None, None) if *derived => None,
+            (None, None) => return None,
+        };
+    }
+    let [year, month, day] = parts;
+    Some(Parts { year, month, day })
 }
 
 fn quick_number(value: Value<'_>) -> Option<i32> {
@@ -82,11 +48,6 @@ fn quick_number(value: Value<'_>) -> Option<i32> {
         Kind::String => digits(value.as_str()),
         _ => None,
     }
-}
-
-/// What the source says: it decides which folder is read.
-fn due(column: PartitionColumn, plan: &SourcePlan) -> &str {
-    if column == PartitionColumn::Database { &plan.source.database } else { &plan.source.entity }
 }
 
 type Conflict = (PartitionColumn, RejectCode, String);
@@ -184,16 +145,6 @@ fn number(
         (None, None) if rule.derive.is_some() => Ok(None),
         (None, None) => Err(missing(column)),
     }
-}
-
-/// Hive escapes characters of a folder's value as `%XX`.
-fn unescaped(text: &str) -> std::borrow::Cow<'_, str> {
-    percent_encoding::percent_decode_str(text).decode_utf8().unwrap_or(std::borrow::Cow::Borrowed(text))
-}
-
-fn digits(text: &str) -> Option<i32> {
-    let plain = !text.is_empty() && text.len() <= 9 && text.bytes().all(|byte| byte.is_ascii_digit());
-    plain.then(|| text.parse().ok())?
 }
 
 fn payload_number(value: Value<'_>) -> Option<i32> {

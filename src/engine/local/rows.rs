@@ -14,13 +14,14 @@ use super::columns::Column;
 use super::decode::{self, Origin, Place, Verdict};
 use super::enrich::{self, Dates, Derivation, EnrichError, Enriched, Properties, Technical, enrich, rescued};
 use super::frame::Frames;
-use super::reconcile::{InPath, Parts, reconcile};
+use super::reconcile::{Parts, agree, reconcile};
 use super::validate::{checker, validate};
 use crate::contract::check::storable;
 use crate::contract::{ABSENT, Property, Source, Version};
 use crate::domain::json::{Kind, Names, Tape, Value, push_key};
 use crate::domain::{PartitionColumn, Reject, RejectCode};
 use crate::job::UnknownFields;
+use crate::plan::in_path::InPath;
 use crate::plan::{BatchPlan, path_date};
 
 /// A field that makes a record of an API's answer suspicious.
@@ -213,7 +214,7 @@ impl<'c> Rows<'c> {
         if named(self.program.envelope).is_some() {
             return None;
         }
-        let parts = in_path.agree(|column| named(self.program.partition[column]), &self.plan.of)?;
+        let parts = agree(in_path, |column| named(self.program.partition[column]), &self.plan.of)?;
         let number = match named(self.program.version_field).map(Value::kind) {
             None | Some(Kind::Null) => self.default_version,
             Some(Kind::Int(number)) => u32::try_from(number).ok()?,

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::StageError;
 use super::dedupe::{Dedupe, Unique};
 use super::enrich::quarantine_rows;
-use crate::domain::{Layout, LayoutCount, Records, RejectCode};
+use crate::domain::{Layout, LayoutCount, NO_OFFSET, Records, RejectCode};
 use crate::plan::{BatchPlan, marks_partition, marks_schema, quarantine_schema};
 use crate::silver::Table;
 use crate::silver::replace::{rows_where, stage_list};
@@ -20,7 +20,8 @@ use crate::silver::write::{Complete, TableWriter, remove_staged};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Example {
     pub file: String,
-    pub offset: u64,
+    /// `null` where nobody knows.
+    pub offset: Option<u64>,
     pub path: String,
     pub message: String,
 }
@@ -194,7 +195,7 @@ impl<'p> Writer<'p> {
         for reject in &rejects {
             self.staged.rejects.add(reject.code, || Example {
                 file: origin.file.to_string(),
-                offset: reject.offset,
+                offset: (reject.offset != NO_OFFSET).then_some(reject.offset),
                 path: reject.path.clone(),
                 message: reject.message.clone(),
             });
@@ -222,6 +223,14 @@ impl<'p> Writer<'p> {
         self.staged.records += records;
         self.staged.late = records;
         self.staged.replaced = replaced;
+    }
+
+    /// Records of an object that were read elsewhere, to its end.
+    pub fn proven(&mut self, layout: Layout, records: u64) {
+        let count = self.staged.layouts.entry(layout).or_default();
+        count.files += 1;
+        count.records += records;
+        self.staged.records.read += records;
     }
 
     /// An object is read to its end.

@@ -1,0 +1,239 @@
+//! Records that another engine could not prove sound, through this one's own steps: decode, reconcile, validate, enrich.
+//!
+//! They come as whole objects, or as lines that are one record each. Their rows are handed back with their order, for whoever
+//! dedupes them among others; their refusals are staged for quarantine as ever.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, StringArray};
+use arrow::compute::{cast, concat_batches};
+use arrow::datatypes::{Int64Type, SchemaRef};
+use arrow::error::ArrowError;
+use bytes::{Bytes, BytesMut};
+use futures::StreamExt;
+
+use super::decode::{Origin, found};
+use super::dedupe::Unique;
+use super::enrich::Enriched;
+use super::frame::{Framer, Frames};
+use super::rows::{Program, transform};
+use super::write::{Staged, Tables, Writer};
+use super::{Engine, Piece, StageError, codec, read_ahead};
+use crate::domain::json::Tape;
+use crate::domain::{BronzeObject, NO_OFFSET, Records, Reject, RejectCode};
+use crate::job::Mode;
+use crate::plan::{BatchPlan, order};
+use crate::silver::SilverError;
+
+/// Bytes of an object that tell how its records are divided.
+pub const HEAD: usize = 64 << 10;
+
+/// One record on a line of its own, as another engine read it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Line {
+    /// Its place among the lines of its object, in as many digits as all others.
+    pub nth: String,
+    pub text: String,
+}
+
+pub struct Explainer<'p> {
+    plan: &'p Arc<BatchPlan>,
+    program: Program,
+    writer: Writer<'p>,
+    /// Of the rows that are handed back.
+    schema: SchemaRef,
+    rows: Vec<RecordBatch>,
+    /// Records that were explained.
+    pub read: u64,
+}
+
+impl<'p> Explainer<'p> {
+    pub fn new(plan: &'p Arc<BatchPlan>, tables: &Tables, schema: SchemaRef) -> Self {
+        Self { plan, program: Program::new(plan), writer: Writer::new(plan, tables), schema, rows: Vec::new(), read: 0 }
+    }
+
+    /// All records of some objects.
+    pub async fn objects(&mut self, engine: &Engine, objects: Vec<BronzeObject>) -> Result<(), StageError> {
+        let part = Arc::new(BatchPlan { objects, ..self.plan.as_ref().clone() });
+        let mut pieces = read_ahead(engine, &part);
+        while let Some(piece) = pieces.next().await {
+            match piece? {
+                Piece::Chunk(chunk) => self.take(*chunk, None).await?,
+                Piece::End { layout, decoded, stored } => {
+                    self.writer.object_read(layout, decoded);
+                    (engine.progress.0)(stored);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Some lines of one object, each of which [`is_one_record`].
+    pub async fn lines(&mut self, object: &BronzeObject, lines: &[Line]) -> Result<(), StageError> {
+        let (mut bytes, mut records) = (BytesMut::new(), Vec::with_capacity(lines.len()));
+        for line in lines {
+            let text = line.text.trim_matches(SPACE);
+            records.push(bytes.len()..bytes.len() + text.len());
+            bytes.extend_from_slice(text.as_bytes());
+            bytes.extend_from_slice(b"\n");
+        }
+        let starts: BTreeMap<u64, &Line> = records.iter().map(|range| range.start as u64).zip(lines).collect();
+        let file: Arc<str> = object.key.as_str().into();
+        let origin = Origin { object: Arc::new(object.clone()), file };
+        let frames = Frames { bytes: bytes.freeze(), base: 0, records, refused: Vec::new() };
+        let rows = transform(frames, &origin, self.plan, &self.program)?;
+        self.take(rows, Some(&starts)).await
+    }
+
+    /// Lines of one object that were proven, and so are read and counted elsewhere.
+    pub fn proven(&mut self, object: &BronzeObject, records: u64) {
+        self.writer.proven(object.layout, records);
+    }
+
+    /// A line's key is taken by another content.
+    pub async fn conflict(
+        &mut self,
+        object: &BronzeObject,
+        file: &str,
+        line: Line, offset: Option<i64>,
+        version: u32,
+    ) -> Result<(), StageError> {
+        let raw = Bytes::from(line.text.trim_matches(SPACE).to_owned());
+        let mut tape = Tape::new();
+        let record = tape.parse(&raw, 0..raw.len(), usize::MAX).ok().map(|root| tape.value(&raw, root));
+        let reject = Reject {
+            code: RejectCode::KeyConflict,
+            path: "$".to_owned(),
+            message: "a record with this key and other content is already there".to_owned(),
+            schema_version: Some(version),
+            offset: offset.map_or(NO_OFFSET, i64::cast_unsigned),
+            length: raw.len() as u64,
+            found: found(&object.path, record),
+            raw,
+        };
+        let origin = Origin { object: Arc::new(object.clone()), file: file.into() };
+        let nothing = RecordBatch::new_empty(self.plan.of.columns.decoded.clone());
+        // It was counted as read when it was proven or explained.
+        let records = Records { quarantined: 1, ..Records::default() };
+        self.writer.write(Unique { origin, rows: nothing, rejects: vec![reject], records }).await
+    }
+
+    async fn take(&mut self, chunk: Enriched, lines: Option<&BTreeMap<u64, &Line>>) -> Result<(), StageError> {
+        let failed = |source| StageError::Silver(SilverError::Arrow { table: "silver".to_owned(), source });
+        if chunk.rows.num_rows() > 0 {
+            self.rows.push(self.with_order(&chunk, lines).map_err(failed)?);
+        }
+        self.read += chunk.read;
+        let records = Records { read: chunk.read, quarantined: chunk.rejects.len() as u64, ..Records::default() };
+        let Enriched { origin, rows, mut rejects, .. } = chunk;
+        if lines.is_some() {
+            rejects.iter_mut().for_each(|reject| reject.offset = NO_OFFSET);
+        }
+        self.writer.write(Unique { origin, rows: rows.slice(0, 0), rejects, records }).await
+    }
+
+    /// Silver's columns, the order, and what else staged rows have.
+    fn with_order(&self, chunk: &Enriched, lines: Option<&BTreeMap<u64, &Line>>) -> Result<RecordBatch, ArrowError> {
+        let rows = chunk.rows.num_rows();
+        let tail = order::tail(&chunk.origin.object, &chunk.origin.file);
+        let nth: Vec<String> = (0..rows)
+            .map(|row| match lines {
+                Some(lines) => lines.get(&chunk.offset(row)).map(|line| line.nth.clone()).unwrap_or_default(),
+                None => format!("{:020}", chunk.offset(row)),
+            })
+            .collect();
+        let orders = chunk.prefixes.iter().zip(&nth).map(|(prefix, nth)| format!("{prefix}{tail}{}{nth}", order::SEPARATOR));
+        let keep = self.plan.of.job.mode == Mode::Append;
+        let text = |row: usize| keep.then(|| String::from_utf8_lossy(&chunk.raw(row)).into_owned());
+        let columns: Result<Vec<ArrayRef>, ArrowError> = self
+            .schema
+            .fields()
+            .iter()
+            .map(|field| {
+                Ok(match field.name().as_str() {
+                    crate::plan::ORDER => Arc::new(StringArray::from_iter_values(orders.clone())) as ArrayRef,
+                    "_deletes" => Arc::new(BooleanArray::from(chunk.deletes.clone())),
+                    "_proven" => Arc::new(BooleanArray::from(vec![true; rows])),
+                    "_line" => Arc::new(StringArray::from_iter((0..rows).map(text))),
+                    "_file" => Arc::new(StringArray::from_iter_values((0..rows).map(|_| &chunk.origin.file))),
+                    "_nth" => Arc::new(StringArray::from_iter_values(&nth)),
+                    // A line has no place in its object that anybody knows.
+                    "_source_offset" | "_source_length" if lines.is_some() => Arc::new(Int64Array::new_null(rows)),
+                    named => match chunk.rows.column_by_name(named) {
+                        Some(column) => cast(column, field.data_type())?,
+                        None => arrow::array::new_null_array(field.data_type(), rows),
+                    },
+                })
+            })
+            .collect();
+        RecordBatch::try_new(self.schema.clone(), columns?)
+    }
+
+    /// The rows so far, which are then forgotten.
+    pub fn rows(&mut self) -> Result<Option<RecordBatch>, StageError> {
+        let rows = std::mem::take(&mut self.rows);
+        if rows.is_empty() {
+            return Ok(None);
+        }
+        let failed = |source| StageError::Silver(SilverError::Arrow { table: "silver".to_owned(), source });
+        concat_batches(&self.schema, &rows).map(Some).map_err(failed)
+    }
+
+    /// What is staged of the refusals, with the counts of all records that were read.
+    pub async fn close(self) -> Result<Staged, StageError> {
+        self.writer.close(None).await
+    }
+}
+
+const SPACE: [char; 3] = [' ', '\t', '\r'];
+
+/// Whether a line is one record for this engine, too, wherever it stands: neither more than that nor a part of one.
+pub fn is_one_record(line: &str, plan: &BatchPlan) -> bool {
+    let text = line.trim_matches(SPACE);
+    let limits = &plan.of.job.limits;
+    if !text.starts_with('{') || !text.ends_with('}') || text.contains('\u{fffd}') {
+        return false;
+    }
+    let source = std::io::Cursor::new(text.as_bytes().to_vec());
+    let Ok(streams) = codec::open(Box::new(source), text.len() as u64, u64::MAX, limits.archive) else { return false };
+    let mut streams = streams.into_iter();
+    let Some(stream) = streams.next() else { return false };
+    let mut framer = Framer::new(stream, &plan.of.job.records_at, limits.record).with_block(text.len() + 1);
+    let mut found = Vec::new();
+    while let Ok(Some(frames)) = framer.next_frames() {
+        if !frames.refused.is_empty() {
+            return false;
+        }
+        found.extend(frames.records.into_iter().map(|range| (frames.base + range.start as u64, range.len())));
+    }
+    found == [(0, text.len())]
+}
+
+/// How an object is compressed and whether its records are lines, by its first bytes; `None` where the records are not lines as far as
+/// can be seen.
+pub fn lines_of(head: &Bytes, whole: bool, plan: &BatchPlan) -> Option<codec::Codec> {
+    let found = codec::Codec::of(head);
+    let mut text = Vec::new();
+    let source = std::io::Cursor::new(head.clone());
+    let mut stream = codec::open(Box::new(source), head.len() as u64, u64::MAX, 0).ok()?.into_iter().next()?;
+    // A head ends where it ends; what was inflated until then is enough.
+    loop {
+        let want = HEAD.saturating_sub(text.len());
+        if want == 0 || !stream.read_into(&mut text, want).is_ok_and(|count| count > 0) {
+            break;
+        }
+    }
+    let ends = text.len() < HEAD && whole;
+    let mut lines = text.split(|byte| *byte == b'\n');
+    let first = lines.by_ref().find(|line| !line.trim_ascii().is_empty())?;
+    let complete = text.len() > first.len() + 1 || ends;
+    let line = std::str::from_utf8(first).ok()?;
+    (complete && is_one_record(line, plan) && lines.all(|line| line.trim_ascii().is_empty() || line.trim_ascii().starts_with(b"{"))).then_some(found)
+}
+
+/// Offsets as a server gave them, which may be none.
+pub fn offset_at(column: &ArrayRef, row: usize) -> Option<i64> {
+    let offsets = column.as_primitive_opt::<Int64Type>()?;
+    offsets.is_valid(row).then(|| offsets.value(row))
+}

@@ -1,0 +1,282 @@
+//! A session of a Spark Connect server: statements in, Arrow batches out.
+//!
+//! A statement is sent once, with an operation id of its own. Whatever happens to its stream (the server ends it every few minutes, a
+//! proxy drops it), the client attaches to the same operation again from the last response that it has, until the server says that the
+//! result is complete; so a statement is never run twice because of a lost answer. Then its responses are released on the server.
+//! A server that does not answer at all is told from one that works: the first call has a deadline.
+
+use std::time::Duration;
+
+use arrow::array::RecordBatch;
+use arrow::ipc::reader::StreamReader;
+use spark_connect_core::channel::ChannelBuilder;
+use spark_connect_core::client::SparkConnectClient;
+use spark_connect_core::error::SparkError;
+use spark_connect_core::reattach::ExecutePlanResponseReattachableIterator;
+use spark_connect_core::retries::RetryPolicy;
+use spark_connect_proto as proto;
+use spark_connect_proto::execute_plan_response::ResponseType;
+
+use super::Dialect;
+use super::sql::text;
+
+/// A server that has not answered by then is not there, or does not speak TLS where that was asked for.
+const FIRST_ANSWER: Duration = Duration::from_secs(60);
+/// Times that a stream is taken up again without anything having come.
+const REATTACHES: u32 = 20;
+const PAUSE: Duration = Duration::from_millis(200);
+const LONGEST_PAUSE: Duration = Duration::from_secs(15);
+const CLIENT: &str = concat!("silversmith/", env!("CARGO_PKG_VERSION"));
+
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    #[error("{remote} is no address of a Spark Connect server (sc://host:port/;key=value;…): {message}")]
+    Address { remote: String, message: String },
+    #[error("{remote} did not answer within {} s; is it a Spark Connect server, and use_ssl=true given where it wants TLS?", FIRST_ANSWER.as_secs())]
+    Silent { remote: String },
+    #[error("the Spark Connect server {remote} is not to be reached: {message}")]
+    Unreachable { remote: String, message: String },
+    #[error("the server refused {what}: {message}")]
+    Refused { what: &'static str, message: String },
+    #[error("the server lost {what} half-way ({message}); the next run settles whether it took effect")]
+    Lost { what: &'static str, message: String },
+    #[error("the result of {what} is not readable: {message}")]
+    Result { what: &'static str, message: String },
+    #[error("the server's session has the time zone {found} and cannot be given UTC; instants would be read wrongly")]
+    TimeZone { found: String },
+}
+
+
+impl ClientError {
+    /// The documented exit code.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Address { .. } | Self::Refused { .. } | Self::TimeZone { .. } => 2,
+            Self::Silent { .. } | Self::Unreachable { .. } | Self::Lost { .. } => 5,
+            Self::Result { .. } => 70,
+        }
+    }
+
+    /// The server understood and would not.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, Self::Refused { .. })
+    }
+}
+
+/// One session; its operations carry `tag`.
+pub struct Session {
+    client: SparkConnectClient,
+    remote: String,
+    user: String,
+    tag: String,
+    dialect: Dialect,
+}
+
+impl std::fmt::Debug for Session {
+    // The address may hold a token.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session").field("remote", &self.remote).finish_non_exhaustive()
+    }
+}
+
+/// The address without what is secret in it.
+pub fn shown(remote: &str) -> String {
+    remote.split(';').next().unwrap_or_default().trim_end_matches('/').to_owned()
+}
+
+impl Session {
+    /// Opens a session, sees that it tells times in UTC, and asks what the server understands.
+    pub async fn open(remote: &str, run: &str) -> Result<Self, ClientError> {
+        let shown = shown(remote);
+        let address = |error: SparkError| ClientError::Address { remote: shown.clone(), message: error.to_string() };
+        // Ended by a semicolon in many a manual.
+        let mut channel = ChannelBuilder::parse(remote.trim_end_matches(';')).map_err(address)?;
+        if channel.get("user_agent").is_none() {
+            channel.set("user_agent", CLIENT);
+        }
+        let mut client = SparkConnectClient::connect(&channel).await.map_err(address)?;
+        // Retries are ours, with a statement that knows what it is.
+        client.set_retry_policy(RetryPolicy { max_retries: Some(3), ..RetryPolicy::default() });
+        let user = client.user_id().unwrap_or("etl").to_owned();
+        let tag = run.rsplit('/').next().unwrap_or(run).replace(',', "-");
+        let mut session = Self { client, remote: shown.clone(), user, tag, dialect: Dialect::Spark };
+        let first = tokio::time::timeout(FIRST_ANSWER, session.prepare()).await;
+        first.map_err(|_| ClientError::Silent { remote: shown })??;
+        Ok(session)
+    }
+
+    pub fn dialect(&self) -> Dialect {
+        self.dialect
+    }
+
+    async fn prepare(&mut self) -> Result<(), ClientError> {
+        for (key, value) in [("spark.sql.session.timeZone", "UTC"), ("spark.sql.caseSensitive", "true")] {
+            if let Err(error) = self.client.set_config(key, value).await {
+                let unreachable = is_unreachable(&error);
+                if unreachable {
+                    return Err(ClientError::Unreachable { remote: self.remote.clone(), message: error.to_string() });
+                }
+                tracing::warn!(key, %error, "the server does not let this be set");
+            }
+        }
+        let zone = self.texts("the session's time zone", "SELECT current_timezone() AS zone").await?;
+        let zone = zone.into_iter().next().flatten().unwrap_or_default();
+        if !matches!(zone.as_str(), "UTC" | "Etc/UTC" | "Z" | "GMT" | "Etc/GMT") {
+            return Err(ClientError::TimeZone { found: zone });
+        }
+        let sample = format!("SELECT schema_of_variant(parse_json({})) AS kinds", text("{\"n\":1.5}"));
+        let kinds = self.texts("what it understands", &sample).await?;
+        let kinds = kinds.into_iter().next().flatten().unwrap_or_default();
+        self.dialect = if kinds.contains("DECIMAL") { Dialect::Spark } else { Dialect::Sail };
+        Ok(())
+    }
+
+    /// The first column of a query, as texts.
+    pub async fn texts(&self, what: &'static str, query: &str) -> Result<Vec<Option<String>>, ClientError> {
+        use arrow::array::{Array, AsArray};
+        let mut texts = Vec::new();
+        for batch in self.query(what, query).await? {
+            let column = arrow::compute::cast(batch.column(0), &arrow::datatypes::DataType::Utf8)
+                .map_err(|error| ClientError::Result { what, message: error.to_string() })?;
+            let column = column.as_string::<i32>();
+            texts.extend((0..column.len()).map(|row| column.is_valid(row).then(|| column.value(row).to_owned())));
+        }
+        Ok(texts)
+    }
+
+    /// Runs a statement for its effect.
+    pub async fn execute(&self, what: &'static str, statement: &str) -> Result<(), ClientError> {
+        tracing::debug!(what, statement, "sent");
+        let query = Some(self.sql(statement));
+        let command = proto::Command { command_type: Some(proto::command::CommandType::SqlCommand(proto::SqlCommand { input: query, ..Default::default() })) };
+        self.run(what, proto::plan::OpType::Command(command)).await.map(drop)
+    }
+
+    /// Runs a query for its rows.
+    pub async fn query(&self, what: &'static str, query: &str) -> Result<Vec<RecordBatch>, ClientError> {
+        tracing::debug!(what, query, "sent");
+        self.run(what, proto::plan::OpType::Root(self.sql(query))).await
+    }
+
+    fn sql(&self, query: &str) -> proto::Relation {
+        let sql = proto::Sql { query: query.to_owned(), ..Default::default() };
+        proto::Relation { rel_type: Some(proto::relation::RelType::Sql(sql)), ..Default::default() }
+    }
+
+    fn user(&self) -> proto::UserContext {
+        proto::UserContext { user_id: self.user.clone(), user_name: self.user.clone(), ..Default::default() }
+    }
+
+    async fn run(&self, what: &'static str, plan: proto::plan::OpType) -> Result<Vec<RecordBatch>, ClientError> {
+        let request = proto::ExecutePlanRequest {
+            session_id: self.client.session_id().to_owned(),
+            user_context: Some(self.user()),
+            client_type: Some(CLIENT.to_owned()),
+            operation_id: Some(uuid::Uuid::new_v4().to_string()),
+            tags: vec![self.tag.clone()],
+            plan: Some(proto::Plan { op_type: Some(plan) }),
+            ..Default::default()
+        };
+        let operation = ExecutePlanResponseReattachableIterator::new(request);
+        let answers = self.answers(what, &operation).await;
+        // What was answered is of no more use there, however it ended.
+        if let Err(error) = self.client.release_execute(operation.create_release_request(true).await).await {
+            tracing::debug!(what, %error, "an operation was not released; the server does it in time");
+        }
+        answers
+    }
+
+    /// Reads an operation's responses to the end, attaching again where the stream ends before.
+    async fn answers(&self, what: &'static str, operation: &ExecutePlanResponseReattachableIterator) -> Result<Vec<RecordBatch>, ClientError> {
+        let mut stream = match self.client.execute_plan(operation.request().clone()).await {
+            Ok(stream) => Some(stream),
+            Err(error) if is_unreachable(&error) => None,
+            Err(error) => return Err(ClientError::Refused { what, message: error.to_string() }),
+        };
+        let (mut failures, mut pause, mut batches) = (0, PAUSE, Vec::new());
+        loop {
+            let dropped = match &mut stream {
+                Some(open) => match open.message().await {
+                    Ok(Some(response)) => {
+                        (failures, pause) = (0, PAUSE);
+                        operation.set_last_response_id(&response).await;
+                        match response.response_type {
+                            Some(ResponseType::ArrowBatch(batch)) => decode(what, &batch.data, &mut batches)?,
+                            Some(ResponseType::ResultComplete(_)) => return Ok(batches),
+                            _ => {}
+                        }
+                        continue;
+                    }
+                    // The server ends streams every few minutes; the operation goes on.
+                    Ok(None) => "the stream ended".to_owned(),
+                    Err(status) if is_transient(&status) => status.to_string(),
+                    Err(status) => {
+                        return Err(ClientError::Refused { what, message: SparkError::from_grpc_status(status).to_string() });
+                    }
+                },
+                None => "no answer".to_owned(),
+            };
+            failures += 1;
+            if failures > REATTACHES {
+                return Err(ClientError::Lost { what, message: dropped });
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+            stream = match self.client.reattach_execute(operation.create_reattach_request().await).await {
+                Ok(stream) => Some(stream),
+                // It never arrived: the same operation is sent, which a server that has it after all refuses.
+                Err(error) if is_unknown(&error) && operation.last_response_id().await.is_none() => {
+                    self.client.execute_plan(operation.request().clone()).await.ok()
+                }
+                Err(error) if is_unreachable(&error) => None,
+                Err(error) => return Err(ClientError::Lost { what, message: error.to_string() }),
+            };
+        }
+    }
+
+    /// Ends what is still running for this run.
+    pub async fn interrupt(&self) {
+        if let Err(error) = self.client.interrupt_tag(&self.tag).await {
+            tracing::warn!(%error, "the cluster could not be told to stop; the statement in hand goes on there");
+        }
+    }
+
+    pub async fn close(self) {
+        if let Err(error) = self.client.release_session().await {
+            tracing::debug!(%error, "the session was not released; the server does it in time");
+        }
+    }
+}
+
+fn decode(what: &'static str, data: &[u8], batches: &mut Vec<RecordBatch>) -> Result<(), ClientError> {
+    let unreadable = |error: arrow::error::ArrowError| ClientError::Result { what, message: error.to_string() };
+    for batch in StreamReader::try_new(data, None).map_err(unreadable)? {
+        batches.push(batch.map_err(unreadable)?);
+    }
+    Ok(())
+}
+
+fn is_transient(status: &tonic::Status) -> bool {
+    use tonic::Code;
+    let dropped = status.message().contains("INVALID_CURSOR.DISCONNECTED") || status.message().contains("INVALID_CURSOR_DISCONNECTED");
+    dropped
+        || matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded | Code::Aborted)
+        // A connection that was cut.
+        || (matches!(status.code(), Code::Unknown | Code::Internal | Code::Cancelled) && is_transport(status.message()))
+}
+
+fn is_transport(message: &str) -> bool {
+    ["transport error", "h2 protocol error", "connection", "stream closed", "broken pipe", "body"]
+        .iter()
+        .any(|part| message.to_ascii_lowercase().contains(part))
+}
+
+fn is_unreachable(error: &SparkError) -> bool {
+    let text = error.to_string();
+    text.contains("UNAVAILABLE") || text.contains("Unavailable") || is_transport(&text)
+}
+
+fn is_unknown(error: &SparkError) -> bool {
+    let text = error.to_string();
+    ["INVALID_HANDLE.OPERATION_NOT_FOUND", "OPERATION_NOT_FOUND", "operation not found", "SESSION_NOT_FOUND"].iter().any(|part| text.contains(part))
+}

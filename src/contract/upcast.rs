@@ -80,6 +80,12 @@ impl Source {
         self.slot.filter(|_| !changed)
     }
 
+    /// The fields to walk to a value that is the newest version's as it is found; none where a record cannot have it, and `None`
+    /// where something is made of what is found.
+    pub fn steps(&self) -> Option<&[String]> {
+        (self.default.is_none() && self.casts.is_empty() && self.moved_out.is_empty()).then_some(self.path.as_slice())
+    }
+
     pub fn resolve<'a>(&self, record: Value<'a>, slots: &[u32]) -> Result<Resolved<'a>, Refusal> {
         let found = self
             .slot

@@ -254,7 +254,8 @@ pub(super) async fn settle(
     }
     for (table, committed) in commits {
         if let Committed::At(version) = committed {
-            let rows = rows_of(&table.adds);
+            let by_cluster = table.table == run.tables.silver.name && !table.statements.is_empty();
+            let rows = if by_cluster { staged.records.inserted + staged.records.updated } else { rows_of(&table.adds) };
             let files = table.adds.len() as u64;
             report.commits.push(CommitReport { table: table.table, version, batch: plan.batch.clone(), files, rows });
         }

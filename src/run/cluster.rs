@@ -206,11 +206,15 @@ impl<'p> Stage<'p> {
         let (there, mut here) = self.sort_out(&run.settings.engine.bronze).await?;
         let mut explainer = Explainer::new(plan, &tables, schema);
         let mut elsewhere: BTreeSet<String> = BTreeSet::new();
+        let mut told = run.report.cluster.unwrap_or_default();
         match self.stage(session, &there).await {
             Ok(()) => {
                 for found in self.read_back(session, &there).await? {
                     if found.lines.iter().all(|line| is_one_record(&line.text, plan)) {
                         explainer.proven(found.object, found.proven);
+                        told.objects_there += 1;
+                        told.proven += found.proven;
+                        told.explained += found.lines.len() as u64;
                         explainer.lines(found.object, &found.lines).await?;
                     } else {
                         elsewhere.insert(found.object.key.clone());
@@ -228,6 +232,8 @@ impl<'p> Stage<'p> {
             }
             Err(error) => return Err(error.into()),
         }
+        told.objects_here += here.len() as u64;
+        run.report.cluster = Some(told);
         crate::plan::put_in_order(&mut here);
         explainer.objects(&run.settings.engine, here).await?;
         let mut statements = self.statements();

@@ -324,7 +324,10 @@ async fn prepare<'s>(settings: &'s Settings, request: &Request, report: &JobRepo
         ensure_tables(&plan, &tables),
     )?;
     let session = cluster::open(settings, &plan).await?;
-    let report = report.clone();
+    let mut report = report.clone();
+    if session.is_some() {
+        report.engine = "spark";
+    }
     let mut run = SourceRun { settings, plan, ledger, tables, rejects: RejectSummary::default(), report, settled: 0, ensured: Vec::new(), session };
     run.ensured = run.basis_seen().await?.shapes;
     Ok((run, listing))

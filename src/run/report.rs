@@ -84,6 +84,18 @@ pub struct Stopped {
     pub rejects: Vec<RejectCount>,
 }
 
+/// Who did what of a run on a cluster.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct ClusterReport {
+    /// Objects whose lines the cluster read, and those that were read here.
+    pub objects_there: u64,
+    pub objects_here: u64,
+    /// Records that the cluster proved sound.
+    pub proven: u64,
+    /// Records that came back to be explained.
+    pub explained: u64,
+}
+
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct JobReport {
     pub entity: String,
@@ -96,6 +108,8 @@ pub struct JobReport {
     pub rejects: Vec<RejectCount>,
     pub layouts: Layouts,
     pub commits: Vec<CommitReport>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<ClusterReport>,
     /// Tables that were compacted afterwards.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub care: Vec<TableCare>,
@@ -133,6 +147,7 @@ impl JobReport {
             rejects: Vec::new(),
             layouts: Layouts::default(),
             commits: Vec::new(),
+            cluster: None,
             care: Vec::new(),
             seconds: 0.0,
             requests: Requests::default(),

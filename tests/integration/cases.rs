@@ -8,14 +8,14 @@ use serde_json::{Value, json};
 use crate::buckets::Bucket;
 use crate::support::{Ran, python, ran, root, run};
 
-fn folders(path: &Path) -> Vec<PathBuf> {
+pub fn folders(path: &Path) -> Vec<PathBuf> {
     let mut found: Vec<PathBuf> =
         std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_dir()).collect();
     found.sort();
     found
 }
 
-fn own_or(case: &Path, name: &str) -> PathBuf {
+pub fn own_or(case: &Path, name: &str) -> PathBuf {
     let own = case.join(name);
     if own.is_dir() { own } else { root().join(name) }
 }
@@ -69,7 +69,7 @@ fn check_all(how: impl Fn(&Path, &Path, &Path, &[&str]) -> Ran) {
 }
 
 /// The counts that a case states, summed over countries.
-fn summary(report: &Value) -> Value {
+pub fn summary(report: &Value) -> Value {
     let sum = |path: &[&str]| -> u64 {
         let jobs = report["jobs"].as_array().unwrap();
         jobs.iter().map(|job| path.iter().fold(job, |value, step| &value[*step]).as_u64().unwrap()).sum()

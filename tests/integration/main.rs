@@ -22,6 +22,8 @@ mod matrix;
 mod migrate;
 mod parallel;
 mod s3;
+#[cfg(feature = "spark")]
+mod spark;
 mod stores;
 mod support;
 mod world;

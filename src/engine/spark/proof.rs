@@ -1,4 +1,5 @@
-//! A contract's newest version → SQL that proves a record sound, and the columns of one that is.
+//! A version of a contract → SQL that proves a record of it sound, and the newest version's columns of one that is. Versions whose
+//! records reach the newest one by casts or defaults are not proven: those steps are the local engine's.
 //!
 //! The proof has three parts, each of which only a sound record passes:
 //! 1. **Text**: what servers read more leniently than the contract does, or spell another way, is not proven: surrogates, escaped ASCII,
@@ -15,8 +16,8 @@
 use std::collections::BTreeMap;
 
 use super::sql::{double, literally, long, name, text};
-use super::{Dialect, condition};
-use crate::contract::{Checks, Limit, Object, Scalar, Shape, Type};
+use super::Dialect;
+use crate::contract::{Checks, Limit, Object, Property, Scalar, Shape, Source, Type, Version};
 use crate::domain::time::Variants;
 use crate::domain::{HIVE_DEFAULT, PartitionColumn};
 use crate::job::Where;
@@ -29,10 +30,11 @@ const NEVER: &str = "FALSE";
 /// Greater than any finite number is none that a record may have.
 const GREATEST: f64 = f64::MAX;
 
-/// What is proven and made of one line; the names `line`, `kinds`, `one`, `j`, `file`, `tail`, `nth`, `said_year`… are those of
+/// What is proven and made of one line; the names `line`, `kinds`, `one`, `j2` (of version 2), `file`, `tail`, `nth`, `said_year`… are those of
 /// [`super::statements`].
 #[derive(Debug, Clone)]
 pub struct Proof {
+    pub version: u32,
     /// Conditions on `line`.
     pub text: Vec<String>,
     /// What `kinds` matches.
@@ -43,8 +45,6 @@ pub struct Proof {
     pub values: Vec<String>,
     /// Silver's columns and `_order`, by expressions over `j`.
     pub columns: Vec<(String, String)>,
-    /// Over silver's columns: whether the record deletes.
-    pub deletes: Option<String>,
 }
 
 /// A field of the record, by what is told of it.
@@ -55,11 +55,16 @@ struct Field {
 }
 
 impl Proof {
-    pub fn of(plan: &SourcePlan, dialect: Dialect, batch: &str, ingested_at: i64) -> Self {
+    /// `None` where no record of the version can be proven.
+    pub fn of(plan: &SourcePlan, version: &Version, dialect: Dialect, batch: &str, ingested_at: i64) -> Option<Self> {
         let contract = &plan.contract;
-        let newest = contract.latest();
-        let root = &newest.root;
-        let prover = Prover { dialect };
+        let root = &version.root;
+        let newest = &contract.latest().root.properties;
+        let places = version.sources.iter().zip(newest).map(|(source, property)| place(source, property, root)).collect::<Option<Vec<_>>>()?;
+        if version.rest.is_some() || !root.also_required.is_empty() || depth(root) >= plan.job.limits.nesting {
+            return None;
+        }
+        let prover = Prover { plan, dialect, j: format!("j{}", version.number), places };
         let mut fields: BTreeMap<&str, Field> = BTreeMap::new();
         for column in PartitionColumn::ALL {
             fields.insert(column.name(), Field { kinds: "(STRING|BIGINT|VOID)".to_owned(), required: false, ty: "STRING".to_owned() });
@@ -67,35 +72,51 @@ impl Proof {
         let mut values = Vec::new();
         if let Some(field) = &contract.version_field {
             // A property of that name is judged as one, too.
-            let version = Field { kinds: "(BIGINT|VOID)".to_owned(), required: false, ty: "BIGINT".to_owned() };
-            fields.insert(field, version);
-            values.push(format!("coalesce(j.{}, version) = {}", name(field), newest.number));
+            let told = Field { kinds: "(BIGINT|VOID)".to_owned(), required: false, ty: "BIGINT".to_owned() };
+            fields.insert(field, told);
+            values.push(format!("coalesce({}.{}, version) = {}", prover.j, name(field), version.number));
         } else {
-            values.push(format!("version = {}", newest.number));
+            values.push(format!("version = {}", version.number));
         }
         for property in &root.properties {
             let own = Field { kinds: prover.kinds(&property.shape), required: property.required, ty: prover.ty(&property.shape.ty) };
             if fields.insert(&property.name, own).is_some() && property.shape.ty != Type::Long {
-                values.push(NEVER.to_owned());
+                return None;
             }
         }
-        if newest.rest.is_some() || !root.also_required.is_empty() || depth(root) >= plan.job.limits.nesting {
-            values.push(NEVER.to_owned());
-        }
         for property in &root.properties {
-            prover.field(&format!("j.{}", name(&property.name)), &property.name, &property.shape, &mut values);
+            prover.field(&format!("{}.{}", prover.j, name(&property.name)), &property.name, &property.shape, &mut values);
         }
-        values.extend(partition_conditions(plan));
-        let columns = prover.columns(plan, batch, ingested_at, &mut values);
-        Self {
+        values.extend(prover.partition_conditions());
+        let columns = prover.columns(version.number, batch, ingested_at, &mut values);
+        Some(Self {
+            version: version.number,
             text: text_conditions(root, plan.job.limits.record, dialect),
             kinds: format!("^OBJECT<x: OBJECT<{}>>$", pattern(&fields)),
-            fields: ddl(fields.iter().map(|(name, field)| (*name, field.ty.clone())), ": "),
+            fields: ddl(fields.iter().map(|(name, field)| (*name, field.ty.clone())), " "),
             values,
             columns,
-            deletes: plan.deletes.as_ref().map(|deletes| condition::sql(deletes.logical())),
-        }
+        })
     }
+}
+
+/// Where a record of some version has a property of the newest one; nowhere, at times.
+type Place = Option<(Vec<String>, Type)>;
+
+/// `None` where the value is not the newest version's as it stands.
+fn place(source: &Source, newest: &Property, root: &Object) -> Option<Place> {
+    let steps = source.steps()?;
+    let Some((first, rest)) = steps.split_first() else { return Some(None) };
+    let mut shape = &root.property(first)?.shape;
+    for step in rest {
+        let Type::Struct(object) = &shape.ty else { return None };
+        shape = &object.property(step)?.shape;
+    }
+    let held = match (&shape.ty, &newest.shape.ty) {
+        (Type::Long, Type::Double) | (Type::Text | Type::Reference(_), Type::Reference(_)) | (Type::Timestamp { .. }, Type::Timestamp { .. }) => true,
+        (own, newest) => own == newest,
+    };
+    held.then(|| Some((steps.to_vec(), shape.ty.clone())))
 }
 
 fn text_conditions(root: &Object, limit: u64, dialect: Dialect) -> Vec<String> {
@@ -153,55 +174,76 @@ fn ddl<'n>(fields: impl Iterator<Item = (&'n str, String)>, between: &str) -> St
     fields.map(|(field, ty)| format!("{}{between}{ty}", name(field))).collect::<Vec<_>>().join(", ")
 }
 
-/// What the partition columns say agrees, or only one place says it.
-fn partition_conditions(plan: &SourcePlan) -> Vec<String> {
-    let mut conditions = Vec::new();
-    let absent = |field: &str| format!("(j.{field} IS NULL OR j.{field} = {})", text(HIVE_DEFAULT));
-    for column in TEXTS {
-        let (field, asked) = (name(column.name()), plan.job.partition(column).place != Where::Path);
-        let said = format!("said_{}", column.name());
-        let agrees = format!("j.{field} = {}", text(due(column, plan)));
-        conditions.push(if asked { format!("({agrees} OR ({} AND {said}))", absent(&field)) } else { said });
-    }
-    for (column, most) in NUMBERS {
-        let rule = plan.job.partition(column);
-        let (field, said) = (name(column.name()), format!("said_{}", column.name()));
-        if rule.place != Where::Path {
-            let number = format!("TRY_CAST(j.{field} AS INT)");
-            let agrees = format!(
-                "(regexp_extract(j.{field}, '^[0-9]{{1,9}}$', 0) = j.{field} AND {number} BETWEEN 1 AND {most} AND coalesce({said}, {number}) = {number})"
-            );
-            conditions.push(format!("({} OR {agrees})", absent(&field)));
-        }
-        conditions.push(format!("{} IS NOT NULL", part(plan, column)));
-    }
-    conditions
-}
-
-/// Year, month or day of a record whose partition columns agree.
-fn part(plan: &SourcePlan, column: PartitionColumn) -> String {
-    let rule = plan.job.partition(column);
-    let mut ways = vec![format!("said_{}", column.name())];
-    if rule.place != Where::Path {
-        ways.push(format!("TRY_CAST(nullif(j.{}, {}) AS INT)", name(column.name()), text(HIVE_DEFAULT)));
-    }
-    let function = match column {
-        PartitionColumn::Year => "year",
-        PartitionColumn::Month => "month",
-        _ => "dayofmonth",
-    };
-    if let Some(property) = rule.derive.as_ref().and_then(|from| plan.contract.latest().root.property(from)) {
-        let at = Prover { dialect: Dialect::Spark }.value(&format!("j.{}", name(&property.name)), &property.shape.ty, 0);
-        ways.push(format!("{function}({at})"));
-    }
-    format!("CAST(coalesce({}) AS INT)", ways.join(", "))
-}
-
-struct Prover {
+struct Prover<'p> {
+    plan: &'p SourcePlan,
     dialect: Dialect,
+    /// What was read of the line.
+    j: String,
+    /// For each property of the newest version.
+    places: Vec<Place>,
 }
 
-impl Prover {
+impl Prover<'_> {
+    /// What the partition columns say agrees, or only one place says it.
+    fn partition_conditions(&self) -> Vec<String> {
+        let (plan, j) = (self.plan, &self.j);
+        let mut conditions = Vec::new();
+        let absent = |field: &str| format!("({j}.{field} IS NULL OR {j}.{field} = {})", text(HIVE_DEFAULT));
+        for column in TEXTS {
+            let (field, asked) = (name(column.name()), plan.job.partition(column).place != Where::Path);
+            let said = format!("said_{}", column.name());
+            let agrees = format!("{j}.{field} = {}", text(due(column, plan)));
+            conditions.push(if asked { format!("({agrees} OR ({} AND {said}))", absent(&field)) } else { said });
+        }
+        for (column, most) in NUMBERS {
+            let rule = plan.job.partition(column);
+            let (field, said) = (name(column.name()), format!("said_{}", column.name()));
+            if rule.place != Where::Path {
+                let number = format!("TRY_CAST({j}.{field} AS INT)");
+                let agrees = format!(
+                    "({} AND {number} BETWEEN 1 AND {most} AND coalesce({said}, {number}) = {number})",
+                    whole(&format!("{j}.{field}"), "^[0-9]{1,9}$")
+                );
+                conditions.push(format!("({} OR {agrees})", absent(&field)));
+            }
+            conditions.push(format!("{} IS NOT NULL", self.part(column)));
+        }
+        conditions
+    }
+
+    /// Year, month or day of a record whose partition columns agree.
+    fn part(&self, column: PartitionColumn) -> String {
+        let (plan, j) = (self.plan, &self.j);
+        let rule = plan.job.partition(column);
+        let mut ways = vec![format!("said_{}", column.name())];
+        if rule.place != Where::Path {
+            ways.push(format!("TRY_CAST(nullif({j}.{}, {}) AS INT)", name(column.name()), text(HIVE_DEFAULT)));
+        }
+        let function = match column {
+            PartitionColumn::Year => "year",
+            PartitionColumn::Month => "month",
+            _ => "dayofmonth",
+        };
+        if let Some(at) = rule.derive.as_ref().and_then(|from| plan.contract.latest().root.position(from)) {
+            ways.push(format!("{function}({})", self.property(at)));
+        }
+        format!("CAST(coalesce({}) AS INT)", ways.join(", "))
+    }
+
+    /// What silver has for a property of the newest version.
+    fn property(&self, at: usize) -> String {
+        let Some(Some((path, ty))) = self.places.get(at) else { return "NULL".to_owned() };
+        if let (Type::Decimal { precision, scale }, Dialect::Spark, [only]) = (ty, self.dialect, path.as_slice()) {
+            return decimal(only, *precision, *scale).unwrap_or_else(|| "NULL".to_owned());
+        }
+        let read: String = path.iter().map(|step| format!(".{}", name(step))).collect();
+        let value = self.value(&format!("{}{read}", self.j), ty, 0);
+        match (ty, &self.plan.contract.latest().root.properties[at].shape.ty) {
+            (Type::Long, Type::Double) => format!("CAST({value} AS DOUBLE)"),
+            _ => value,
+        }
+    }
+
     /// The words that tell of a value of this shape.
     fn kinds(&self, shape: &Shape) -> String {
         let kinds = match &shape.ty {
@@ -375,42 +417,33 @@ impl Prover {
         }
     }
 
-    fn columns(&self, plan: &SourcePlan, batch: &str, ingested_at: i64, conditions: &mut Vec<String>) -> Vec<(String, String)> {
+    fn columns(&self, version: u32, batch: &str, ingested_at: i64, conditions: &mut Vec<String>) -> Vec<(String, String)> {
+        let plan = self.plan;
         let properties = &plan.contract.latest().root.properties;
-        let of_property = |at: usize| {
-            let property = &properties[at];
-            let read = format!("j.{}", name(&property.name));
-            match (&property.shape.ty, self.dialect) {
-                (Type::Decimal { precision, scale }, Dialect::Spark) => {
-                    decimal(&property.name, *precision, *scale).unwrap_or_else(|| "NULL".to_owned())
-                }
-                (ty, _) => self.value(&read, ty, 0),
-            }
-        };
         let columns = &plan.columns;
         for at in &columns.key {
             if let Column::Property(at) = columns.columns[*at] {
-                conditions.push(format!("{} IS NOT NULL", of_property(at)));
+                conditions.push(format!("{} IS NOT NULL", self.property(at)));
             }
         }
         let mut made = Vec::new();
         for (column, field) in columns.columns.iter().zip(columns.schema.fields()) {
             let value = match column {
-                Column::Property(at) => of_property(*at),
+                Column::Property(at) => self.property(*at),
                 Column::Database => text(&plan.source.database),
-                Column::EventDate => columns.event_time.map_or_else(|| "NULL".to_owned(), |at| format!("to_date({})", of_property(at))),
-                Column::Year => part(plan, PartitionColumn::Year),
-                Column::Month => part(plan, PartitionColumn::Month),
-                Column::Day => part(plan, PartitionColumn::Day),
+                Column::EventDate => columns.event_time.map_or_else(|| "NULL".to_owned(), |at| format!("to_date({})", self.property(at))),
+                Column::Year => self.part(PartitionColumn::Year),
+                Column::Month => self.part(PartitionColumn::Month),
+                Column::Day => self.part(PartitionColumn::Day),
                 Column::SourceFile => "file".to_owned(),
                 Column::SourceOffset | Column::SourceLength | Column::Rescued => "NULL".to_owned(),
-                Column::SchemaVersion => plan.contract.latest().number.to_string(),
+                Column::SchemaVersion => version.to_string(),
                 Column::Batch => text(batch),
                 Column::IngestedAt => format!("timestamp_micros({})", long(ingested_at)),
                 Column::Order => continue,
             };
             let ty = type_name(field.data_type());
-            let bare = matches!(column, Column::Property(at) if self.stands(&properties[*at].shape.ty));
+            let bare = matches!(column, Column::Property(at) if self.stands(&properties[*at].shape.ty) && value != "NULL");
             made.push((field.name().clone(), if bare { value } else { format!("CAST({value} AS {ty})") }));
         }
         let separator = text(&SEPARATOR.to_string());
@@ -418,7 +451,7 @@ impl Prover {
             .order_by
             .iter()
             .filter_map(|at| match columns.columns[*at] {
-                Column::Property(at) => Some(format!("coalesce({}, ''), {separator}, ", order_text(&of_property(at), &properties[at].shape.ty))),
+                Column::Property(at) => Some(format!("coalesce({}, ''), {separator}, ", order_text(&self.property(at), &properties[at].shape.ty))),
                 _ => None,
             })
             .collect();
@@ -478,9 +511,10 @@ fn lengths(checks: &Checks, ty: &Type, at: &str, conditions: &mut Vec<String>) {
     }
 }
 
-/// The whole text matches: `$` alone also stands before a last line feed.
+/// The whole text matches a pattern that no empty text does: `$` alone also stands before a last line feed, and what does not match is
+/// extracted as an empty text.
 fn whole(at: &str, pattern: &str) -> String {
-    format!("regexp_extract({at}, {}, 0) = {at}", text(pattern))
+    format!("({at} <> '' AND regexp_extract({at}, {}, 0) = {at})", text(pattern))
 }
 
 /// Some part of the text matches a pattern that has been spelled for the `regex` crate; of texts and patterns in printable ASCII,

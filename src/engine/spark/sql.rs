@@ -10,12 +10,14 @@ pub fn name(name: &str) -> String {
 
 /// A text.
 pub fn text(text: &str) -> String {
-    if text.bytes().all(is_plain) { format!("'{text}'") } else { format!("CAST(X'{}' AS STRING)", hex(text)) }
+    // What some servers replace before they parse.
+    let substituted = text.contains("${");
+    if text.bytes().all(is_plain) && !substituted { format!("'{text}'") } else { format!("CAST(X'{}' AS STRING)", hex(text)) }
 }
 
-/// Printable ASCII without quotes, backslashes, and what opens a comment or a parameter in one dialect or another.
+/// Printable ASCII without quotes that end a text, backslashes, and what ends a statement.
 fn is_plain(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b" !#%&()*+,-./:<=>?@[]^_{|}~".contains(&byte)
+    byte.is_ascii_alphanumeric() || b" !\"#$%&()*+,-./:<=>?@[]^_`{|}~".contains(&byte)
 }
 
 fn hex(text: &str) -> String {
@@ -67,7 +69,7 @@ mod tests {
     fn nothing_gets_out_of_its_quotes() {
         assert_eq!(name("a`b"), "`a``b`");
         assert_eq!(text("plain: 1/2"), "'plain: 1/2'");
-        for hostile in ["it's", "a\\", "\\' OR 1=1 --", "\"", "$x", "`", ";", "\u{1f}", "é", "\0", "\n"] {
+        for hostile in ["it's", "a\\", "\\' OR 1=1 --", "${x}", ";", "\u{1f}", "é", "\0", "\n"] {
             let quoted = text(hostile);
             let inner = quoted.strip_prefix("CAST(X'").and_then(|rest| rest.strip_suffix("' AS STRING)")).unwrap();
             assert!(inner.bytes().all(|byte| byte.is_ascii_hexdigit()), "{quoted}");

@@ -3,7 +3,7 @@
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use std::sync::Arc;
 
-use super::Dialect;
+use super::{Dialect, condition};
 use super::proof::{Proof, type_name};
 use super::sql::{all, name, table, text};
 use crate::domain::BronzeObject;
@@ -77,29 +77,46 @@ pub struct Statements<'p> {
 impl Statements<'_> {
     /// Bronze → staged rows: what is proven as silver's columns, all else as its text.
     pub fn stage(&self, objects: &[(BronzeObject, InPath)]) -> String {
-        let proof = Proof::of(self.plan, self.dialect, &self.batch, self.ingested_at);
+        let of = |version| Proof::of(self.plan, version, self.dialect, &self.batch, self.ingested_at);
+        let proofs: Vec<Proof> = self.plan.contract.versions().filter_map(of).collect();
         let lines: Vec<String> = objects.iter().map(|(object, in_path)| self.lines(object, in_path)).collect();
-        let formed = all(&[
-            vec!["one".to_owned(), format!("kinds RLIKE {}", text(&proof.kinds))],
-            proof.text.clone(),
-        ]
-        .concat());
-        let keep = if self.plan.job.mode == Mode::Append { "TRUE" } else { "NOT proven" };
-        let columns: Vec<String> =
-            proof.columns.iter().map(|(column, value)| format!("CASE WHEN proven THEN {value} END AS {}", name(column))).collect();
-        let deletes = proof.deletes.as_deref().map_or_else(|| "FALSE".to_owned(), |condition| format!("coalesce({condition}, FALSE)"));
+        let each = |made: &dyn Fn(&Proof) -> String| proofs.iter().map(|proof| format!(", {}", made(proof))).collect::<String>();
+        let formed = each(&|proof| {
+            let own = [format!("kinds RLIKE {}", text(&proof.kinds))];
+            format!("coalesce({}, FALSE) AS formed{}", all(&[&["one".to_owned()], own.as_slice(), proof.text.as_slice()].concat()), proof.version)
+        });
+        let read = each(&|proof| format!("from_json(CASE WHEN formed{0} THEN line END, {1}) AS j{0}", proof.version, text(&proof.fields)));
+        let proven = each(&|proof| format!("formed{0} AND coalesce({1}, FALSE) AS proven{0}", proof.version, all(&proof.values)));
+        let any: Vec<String> = proofs.iter().map(|proof| format!("proven{}", proof.version)).collect();
+        let any = if any.is_empty() { "FALSE".to_owned() } else { format!("({})", any.join(" OR ")) };
+        let keep = if self.plan.job.mode == Mode::Append { "TRUE".to_owned() } else { format!("NOT {any}") };
+        let schema = staged_schema(self.plan);
+        let made: Vec<&Field> = schema.fields().iter().map(AsRef::as_ref).take_while(|field| field.name() != DELETES).collect();
+        let columns: Vec<String> = made
+            .iter()
+            .enumerate()
+            .map(|(at, field)| {
+                let ways: String = proofs
+                    .iter()
+                    .filter_map(|proof| Some(format!(" WHEN proven{} THEN {}", proof.version, proof.columns.get(at)?.1)))
+                    .collect();
+                let value = if ways.is_empty() { "NULL".to_owned() } else { format!("CASE{ways} END") };
+                format!("{value} AS {}", name(field.name()))
+            })
+            .collect();
+        let deletes = self.plan.deletes.as_ref().map_or_else(
+            || "FALSE".to_owned(),
+            |deletes| format!("coalesce({}, FALSE)", condition::sql(deletes.logical())),
+        );
         let rows = format!(
             "WITH lines AS (\n{}\n), told AS (\n  SELECT *, schema_of_variant(try_parse_json(concat({}, line, '}}'))) AS kinds, \
              try_parse_json(concat('[', line, ']')) IS NOT NULL AS one\n  FROM lines WHERE NOT line RLIKE {}\n), looked AS (\n  \
-             SELECT *, coalesce({formed}, FALSE) AS formed FROM told\n), parsed AS (\n  SELECT *, from_json(CASE WHEN formed THEN line END, \
-             {}) AS j FROM looked\n), judged AS (\n  SELECT *, formed AND coalesce({}, FALSE) AS proven FROM parsed\n), made AS (\n  \
-             SELECT {},\n    proven AS {}, CASE WHEN {keep} THEN line END AS {}, file AS {}, nth AS {}\n  FROM judged\n)\n\
+             SELECT *{formed} FROM told\n), parsed AS (\n  SELECT *{read} FROM looked\n), judged AS (\n  SELECT *{proven} FROM parsed\n), \
+             made AS (\n  SELECT {},\n    {any} AS {}, CASE WHEN {keep} THEN line END AS {}, file AS {}, nth AS {}\n  FROM judged\n)\n\
              SELECT *, {deletes} AS {} FROM made",
             lines.join("\n  UNION ALL "),
             text("{\"x\":"),
             text("^[ \t\r]*$"),
-            text(&proof.fields),
-            all(&proof.values),
             columns.join(",\n    "),
             name(PROVEN),
             name(LINE),
@@ -107,7 +124,7 @@ impl Statements<'_> {
             name(NTH),
             name(DELETES),
         );
-        self.insert(&self.places.staged, &staged_schema(self.plan), &rows)
+        self.insert(&self.places.staged, &schema, &rows)
     }
 
     fn lines(&self, object: &BronzeObject, in_path: &InPath) -> String {

@@ -116,3 +116,49 @@ impl ClusterLease {
         self.table.give_back().await
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{BronzeObject, Layout, PathValues, Source};
+    use crate::ledger::Taking;
+
+    const LEASE: Duration = Duration::from_mins(1);
+
+    fn silver() -> Store {
+        Store::over(std::sync::Arc::new(object_store::memory::InMemory::new()), url::Url::parse("memory:///silver/").unwrap()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_cluster_and_a_writer_see_each_other() {
+        let silver = silver();
+        let source = Source { entity: "E".to_owned(), database: "d".to_owned() };
+        let object =
+            BronzeObject { key: "k".to_owned(), version: "1".to_owned(), size: 1, layout: Layout::Firehose, path: PathValues::default() };
+        let mut ledger = Ledger::open(&silver, &source, LEASE).await.unwrap();
+        ledger.claim("c", "local", &[object], Taking::Free).await.unwrap();
+        let busy = take(&silver, "E", "cluster", LEASE).await.unwrap().unwrap_err();
+        assert_eq!(busy.run, "local");
+        // It took nothing with it.
+        assert_eq!(held(&silver, "E").await.unwrap(), None);
+        let ours = take(&silver, "E", "local", LEASE).await.unwrap().unwrap();
+        assert_eq!(held(&silver, "E").await.unwrap().unwrap().run, "local");
+        assert_eq!(take(&silver, "E", "another", LEASE).await.unwrap().unwrap_err().run, "local");
+        assert!(ours.stands().await.unwrap());
+        ours.release().await.unwrap();
+        assert_eq!(held(&silver, "E").await.unwrap(), None);
+        ledger.release("c", "local", "done").await.unwrap();
+        assert!(take(&silver, "E", "cluster", LEASE).await.unwrap().is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_sign_that_ran_out_holds_nobody_up() {
+        let silver = silver();
+        let ours = take(&silver, "E", "dead", Duration::from_millis(30)).await.unwrap().unwrap();
+        ours.renewing.abort();
+        drop(ours);
+        tokio::time::sleep(Duration::from_millis(80)).await;
+        assert_eq!(held(&silver, "E").await.unwrap(), None);
+        assert!(take(&silver, "E", "next", LEASE).await.unwrap().is_ok());
+    }
+}

@@ -207,30 +207,33 @@ impl<'p> Stage<'p> {
         let mut explainer = Explainer::new(plan, &tables, schema);
         let mut elsewhere: BTreeSet<String> = BTreeSet::new();
         let mut told = run.report.cluster.unwrap_or_default();
-        match self.stage(session, &there).await {
-            Ok(()) => {
-                for found in self.read_back(session, &there).await? {
-                    if found.lines.iter().all(|line| is_one_record(&line.text, plan)) {
-                        explainer.proven(found.object, found.proven);
-                        told.objects_there += 1;
-                        told.proven += found.proven;
-                        told.explained += found.lines.len() as u64;
-                        explainer.lines(found.object, &found.lines).await?;
-                    } else {
-                        elsewhere.insert(found.object.key.clone());
-                        here.push(found.object.clone());
+        let (packed, plain): (Vec<_>, Vec<_>) = there.into_iter().partition(|(object, _)| is_packed(&object.key));
+        for group in [plain, packed] {
+            match self.stage(session, &group).await {
+                Ok(()) => {
+                    for found in self.read_back(session, &group).await? {
+                        if found.lines.iter().all(|line| is_one_record(&line.text, plan)) {
+                            explainer.proven(found.object, found.proven);
+                            told.objects_there += 1;
+                            told.proven += found.proven;
+                            told.explained += found.lines.len() as u64;
+                            explainer.lines(found.object, &found.lines).await?;
+                        } else {
+                            elsewhere.insert(found.object.key.clone());
+                            here.push(found.object.clone());
+                        }
                     }
                 }
+                // One damaged object fails its statement.
+                Err(error) if error.is_refusal() => {
+                    let warning = format!("the cluster could not read {} objects, they were read here: {error}", group.len());
+                    tracing::warn!(source = %plan.of.source, "{warning}");
+                    run.report.warnings.push(warning);
+                    elsewhere.extend(group.iter().map(|(object, _)| object.key.clone()));
+                    here.extend(group.into_iter().map(|(object, _)| object));
+                }
+                Err(error) => return Err(error.into()),
             }
-            // A damaged object, say: one by one they are read here.
-            Err(error) if error.is_refusal() => {
-                let warning = format!("the cluster could not read {} objects, they were read here: {error}", there.len());
-                tracing::warn!(source = %plan.of.source, "{warning}");
-                run.report.warnings.push(warning);
-                elsewhere.extend(there.iter().map(|(object, _)| object.key.clone()));
-                here.extend(there.iter().map(|(object, _)| object.clone()));
-            }
-            Err(error) => return Err(error.into()),
         }
         told.objects_here += here.len() as u64;
         run.report.cluster = Some(told);
@@ -265,11 +268,9 @@ impl<'p> Stage<'p> {
 
     async fn has_lines(&self, bronze: &Store, object: &BronzeObject) -> Result<bool, RunError> {
         let head = bronze.head(&object.key, HEAD as u64).await?;
-        let name = object.key.rsplit('/').next().unwrap_or(&object.key).to_ascii_lowercase();
-        let packed = [".gz", ".gzip", ".bz2", ".zst", ".zstd", ".snappy", ".lz4", ".deflate", ".xz", ".zip"].iter().any(|end| name.ends_with(end));
         Ok(match lines_of(&head, head.len() as u64 == object.size, self.plan) {
-            Some(Codec::Plain) => !packed,
-            Some(Codec::Gzip) => self.dialect == Dialect::Spark && name.ends_with(".gz"),
+            Some(Codec::Plain) => !is_packed(&object.key),
+            Some(Codec::Gzip) => self.dialect == Dialect::Spark && object.key.ends_with(".gz"),
             _ => false,
         })
     }
@@ -283,10 +284,8 @@ impl<'p> Stage<'p> {
 
     /// For each object what of it was proven, and the lines that were not.
     async fn read_back<'o>(&self, session: &Session, there: &'o [(BronzeObject, InPath)]) -> Result<Vec<Found<'o>>, RunError> {
-        let mut found: BTreeMap<&str, Found<'o>> = there
-            .iter()
-            .map(|(object, _)| (object.key.as_str(), Found { object, proven: 0, lines: Vec::new() }))
-            .collect();
+        let mut found: BTreeMap<&str, Found<'o>> =
+            there.iter().map(|(object, _)| (object.key.as_str(), Found { object, proven: 0, lines: Vec::new() })).collect();
         if there.is_empty() {
             return Ok(Vec::new());
         }
@@ -309,7 +308,12 @@ impl<'p> Stage<'p> {
         Ok(found.into_values().collect())
     }
 
-    async fn refuse_conflicts(&self, session: &Session, statements: &Statements<'_>, explainer: &mut Explainer<'_>) -> Result<(), RunError> {
+    async fn refuse_conflicts(
+        &self,
+        session: &Session,
+        statements: &Statements<'_>,
+        explainer: &mut Explainer<'_>,
+    ) -> Result<(), RunError> {
         let objects: BTreeMap<&str, &BronzeObject> = self.plan.objects.iter().map(|object| (object.key.as_str(), object)).collect();
         for rows in session.query("conflicts", &statements.conflicts()).await? {
             let (files, nths, lines) = (texts(rows.column(0))?, texts(rows.column(1))?, texts(rows.column(2))?);
@@ -358,6 +362,12 @@ fn place(store: &Store) -> String {
     .trim_end_matches('/')
     .to_owned()
         + "/"
+}
+
+/// Names that say to a server that the object is compressed.
+fn is_packed(key: &str) -> bool {
+    let name = key.rsplit('/').next().unwrap_or(key).to_ascii_lowercase();
+    [".gz", ".gzip", ".bz2", ".zst", ".zstd", ".snappy", ".lz4", ".deflate", ".xz", ".zip"].iter().any(|end| name.ends_with(end))
 }
 
 /// Names that no server takes for a pattern or a hidden file.

@@ -328,7 +328,8 @@ async fn prepare<'s>(settings: &'s Settings, request: &Request, report: &JobRepo
     if session.is_some() {
         report.engine = "spark";
     }
-    let mut run = SourceRun { settings, plan, ledger, tables, rejects: RejectSummary::default(), report, settled: 0, ensured: Vec::new(), session };
+    let mut run =
+        SourceRun { settings, plan, ledger, tables, rejects: RejectSummary::default(), report, settled: 0, ensured: Vec::new(), session };
     run.ensured = run.basis_seen().await?.shapes;
     Ok((run, listing))
 }

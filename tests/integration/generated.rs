@@ -141,7 +141,7 @@ fn run_in_process(bronze: &Path, silver: &Path, entities: &[&str], way: &Way) ->
         batch_objects: None,
         memory: None,
         stop: Stop::default(),
-            cluster: None,
+        cluster: None,
     };
     let requests: Vec<Request> = entities.iter().map(|entity| Request { entity: (*entity).to_owned(), country: "de".to_owned() }).collect();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(way.threads).enable_all().build().unwrap();

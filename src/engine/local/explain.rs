@@ -96,7 +96,8 @@ impl<'p> Explainer<'p> {
         &mut self,
         object: &BronzeObject,
         file: &str,
-        line: Line, offset: Option<i64>,
+        line: Line,
+        offset: Option<i64>,
         version: u32,
     ) -> Result<(), StageError> {
         let raw = Bytes::from(line.text.trim_matches(SPACE).to_owned());
@@ -229,7 +230,8 @@ pub fn lines_of(head: &Bytes, whole: bool, plan: &BatchPlan) -> Option<codec::Co
     let first = lines.by_ref().find(|line| !line.trim_ascii().is_empty())?;
     let complete = text.len() > first.len() + 1 || ends;
     let line = std::str::from_utf8(first).ok()?;
-    (complete && is_one_record(line, plan) && lines.all(|line| line.trim_ascii().is_empty() || line.trim_ascii().starts_with(b"{"))).then_some(found)
+    (complete && is_one_record(line, plan) && lines.all(|line| line.trim_ascii().is_empty() || line.trim_ascii().starts_with(b"{")))
+        .then_some(found)
 }
 
 /// Offsets as a server gave them, which may be none.

@@ -46,7 +46,6 @@ pub enum ClientError {
     TimeZone { found: String },
 }
 
-
 impl ClientError {
     /// The documented exit code.
     pub fn exit_code(&self) -> u8 {
@@ -148,7 +147,9 @@ impl Session {
     pub async fn execute(&self, what: &'static str, statement: &str) -> Result<(), ClientError> {
         tracing::debug!(what, statement, "sent");
         let query = Some(self.sql(statement));
-        let command = proto::Command { command_type: Some(proto::command::CommandType::SqlCommand(proto::SqlCommand { input: query, ..Default::default() })) };
+        let command = proto::Command {
+            command_type: Some(proto::command::CommandType::SqlCommand(proto::SqlCommand { input: query, ..Default::default() })),
+        };
         self.run(what, proto::plan::OpType::Command(command)).await.map(drop)
     }
 
@@ -187,7 +188,11 @@ impl Session {
     }
 
     /// Reads an operation's responses to the end, attaching again where the stream ends before.
-    async fn answers(&self, what: &'static str, operation: &ExecutePlanResponseReattachableIterator) -> Result<Vec<RecordBatch>, ClientError> {
+    async fn answers(
+        &self,
+        what: &'static str,
+        operation: &ExecutePlanResponseReattachableIterator,
+    ) -> Result<Vec<RecordBatch>, ClientError> {
         let mut stream = match self.client.execute_plan(operation.request().clone()).await {
             Ok(stream) => Some(stream),
             Err(error) if is_unreachable(&error) => None,
@@ -273,10 +278,12 @@ fn is_transport(message: &str) -> bool {
 
 fn is_unreachable(error: &SparkError) -> bool {
     let text = error.to_string();
-    text.contains("UNAVAILABLE") || text.contains("Unavailable") || is_transport(&text)
+    ["UNAVAILABLE", "Unavailable", "currently unavailable", "connect error"].iter().any(|part| text.contains(part)) || is_transport(&text)
 }
 
 fn is_unknown(error: &SparkError) -> bool {
     let text = error.to_string();
-    ["INVALID_HANDLE.OPERATION_NOT_FOUND", "OPERATION_NOT_FOUND", "operation not found", "SESSION_NOT_FOUND"].iter().any(|part| text.contains(part))
+    ["INVALID_HANDLE.OPERATION_NOT_FOUND", "OPERATION_NOT_FOUND", "operation not found", "SESSION_NOT_FOUND"]
+        .iter()
+        .any(|part| text.contains(part))
 }

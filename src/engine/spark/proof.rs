@@ -15,8 +15,8 @@
 
 use std::collections::BTreeMap;
 
-use super::sql::{double, literally, long, name, text};
 use super::Dialect;
+use super::sql::{double, literally, long, name, text};
 use crate::contract::{Checks, Limit, Object, Property, Scalar, Shape, Source, Type, Version};
 use crate::domain::time::Variants;
 use crate::domain::{HIVE_DEFAULT, PartitionColumn};
@@ -60,7 +60,8 @@ impl Proof {
         let contract = &plan.contract;
         let root = &version.root;
         let newest = &contract.latest().root.properties;
-        let places = version.sources.iter().zip(newest).map(|(source, property)| place(source, property, root)).collect::<Option<Vec<_>>>()?;
+        let places =
+            version.sources.iter().zip(newest).map(|(source, property)| place(source, property, root)).collect::<Option<Vec<_>>>()?;
         if version.rest.is_some() || !root.also_required.is_empty() || depth(root) >= plan.job.limits.nesting {
             return None;
         }
@@ -113,7 +114,9 @@ fn place(source: &Source, newest: &Property, root: &Object) -> Option<Place> {
         shape = &object.property(step)?.shape;
     }
     let held = match (&shape.ty, &newest.shape.ty) {
-        (Type::Long, Type::Double) | (Type::Text | Type::Reference(_), Type::Reference(_)) | (Type::Timestamp { .. }, Type::Timestamp { .. }) => true,
+        (Type::Long, Type::Double)
+        | (Type::Text | Type::Reference(_), Type::Reference(_))
+        | (Type::Timestamp { .. }, Type::Timestamp { .. }) => true,
         (own, newest) => own == newest,
     };
     held.then(|| Some((steps.to_vec(), shape.ty.clone())))
@@ -451,7 +454,9 @@ impl Prover<'_> {
             .order_by
             .iter()
             .filter_map(|at| match columns.columns[*at] {
-                Column::Property(at) => Some(format!("coalesce({}, ''), {separator}, ", order_text(&self.property(at), &properties[at].shape.ty))),
+                Column::Property(at) => {
+                    Some(format!("coalesce({}, ''), {separator}, ", order_text(&self.property(at), &properties[at].shape.ty)))
+                }
                 _ => None,
             })
             .collect();
@@ -479,12 +484,7 @@ fn may_be_null(checks: &Checks) -> bool {
 }
 
 fn bounds(checks: &Checks, at: &str, floats: bool, conditions: &mut Vec<String>) {
-    let limits = [
-        (checks.minimum, ">="),
-        (checks.maximum, "<="),
-        (checks.exclusive_minimum, ">"),
-        (checks.exclusive_maximum, "<"),
-    ];
+    let limits = [(checks.minimum, ">="), (checks.maximum, "<="), (checks.exclusive_minimum, ">"), (checks.exclusive_maximum, "<")];
     for (limit, comparison) in limits.into_iter().filter_map(|(limit, comparison)| Some((limit?, comparison))) {
         const EXACT: f64 = 9_007_199_254_740_992.0;
         conditions.push(match limit {
@@ -554,12 +554,13 @@ fn instant_condition(at: &str, variants: Variants) -> String {
 /// `[-][d.]hh:mm:ss[.f]` in microseconds.
 fn duration(at: &str) -> String {
     let part = |pattern: &str| format!("coalesce(TRY_CAST(nullif(regexp_extract({at}, '{pattern}', 1), '') AS BIGINT), CAST(0 AS BIGINT))");
-    let fraction =
-        format!("coalesce(TRY_CAST(substring(concat(regexp_extract({at}, '[.]([0-9]+)$', 1), '000000'), 1, 6) AS BIGINT), CAST(0 AS BIGINT))");
+    let fraction = format!(
+        "coalesce(TRY_CAST(substring(concat(regexp_extract({at}, '[.]([0-9]+)$', 1), '000000'), 1, 6) AS BIGINT), CAST(0 AS BIGINT))"
+    );
     let (days, hours, minutes, seconds) =
         (part("^-?([0-9]+)[.]"), part("([0-9]{2}):[0-9]{2}:"), part(":([0-9]{2}):"), part(":[0-9]{2}:([0-9]{2})"));
     format!(
-        "CASE WHEN {at} LIKE '-%' THEN -1 ELSE 1 END * (((({days} * 24 + {hours}) * 60 + {minutes}) * 60 + {seconds}) * 1000000 + {fraction})"
+        "CASE WHEN {at} LIKE '-%' THEN -1 WHEN {at} IS NOT NULL THEN 1 END * (((({days} * 24 + {hours}) * 60 + {minutes}) * 60 + {seconds}) * 1000000 + {fraction})"
     )
 }
 

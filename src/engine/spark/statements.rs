@@ -3,9 +3,9 @@
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use std::sync::Arc;
 
-use super::{Dialect, condition};
 use super::proof::{Proof, type_name};
 use super::sql::{all, name, table, text};
+use super::{Dialect, condition};
 use crate::domain::BronzeObject;
 use crate::job::Mode;
 use crate::plan::in_path::InPath;
@@ -83,7 +83,11 @@ impl Statements<'_> {
         let each = |made: &dyn Fn(&Proof) -> String| proofs.iter().map(|proof| format!(", {}", made(proof))).collect::<String>();
         let formed = each(&|proof| {
             let own = [format!("kinds RLIKE {}", text(&proof.kinds))];
-            format!("coalesce({}, FALSE) AS formed{}", all(&[&["one".to_owned()], own.as_slice(), proof.text.as_slice()].concat()), proof.version)
+            format!(
+                "coalesce({}, FALSE) AS formed{}",
+                all(&[&["one".to_owned()], own.as_slice(), proof.text.as_slice()].concat()),
+                proof.version
+            )
         });
         let read = each(&|proof| format!("from_json(CASE WHEN formed{0} THEN line END, {1}) AS j{0}", proof.version, text(&proof.fields)));
         let proven = each(&|proof| format!("formed{0} AND coalesce({1}, FALSE) AS proven{0}", proof.version, all(&proof.values)));
@@ -104,10 +108,11 @@ impl Statements<'_> {
                 format!("{value} AS {}", name(field.name()))
             })
             .collect();
-        let deletes = self.plan.deletes.as_ref().map_or_else(
-            || "FALSE".to_owned(),
-            |deletes| format!("coalesce({}, FALSE)", condition::sql(deletes.logical())),
-        );
+        let deletes = self
+            .plan
+            .deletes
+            .as_ref()
+            .map_or_else(|| "FALSE".to_owned(), |deletes| format!("coalesce({}, FALSE)", condition::sql(deletes.logical())));
         let rows = format!(
             "WITH lines AS (\n{}\n), told AS (\n  SELECT *, schema_of_variant(try_parse_json(concat({}, line, '}}'))) AS kinds, \
              try_parse_json(concat('[', line, ']')) IS NOT NULL AS one\n  FROM lines WHERE NOT line RLIKE {}\n), looked AS (\n  \
@@ -157,10 +162,15 @@ impl Statements<'_> {
     /// Appends rows to a table of ours.
     fn insert(&self, to: &str, schema: &Schema, rows: &str) -> String {
         let columns: Vec<String> = schema.fields().iter().map(|field| name(field.name())).collect();
-        let typed: Vec<String> =
-            schema.fields().iter().map(|field| format!("CAST(r.{0} AS {1}) AS {0}", name(field.name()), type_name(field.data_type()))).collect();
+        let typed: Vec<String> = schema
+            .fields()
+            .iter()
+            .map(|field| format!("CAST(r.{0} AS {1}) AS {0}", name(field.name()), type_name(field.data_type())))
+            .collect();
         match self.dialect {
-            Dialect::Spark => format!("INSERT INTO {} ({})\nSELECT {} FROM (\n{rows}\n) r", table(to), columns.join(", "), typed.join(", ")),
+            Dialect::Spark => {
+                format!("INSERT INTO {} ({})\nSELECT {} FROM (\n{rows}\n) r", table(to), columns.join(", "), typed.join(", "))
+            }
             Dialect::Sail => {
                 let values: Vec<String> = columns.iter().map(|column| format!("s.{column}")).collect();
                 format!(
@@ -206,10 +216,18 @@ impl Statements<'_> {
             let files: Vec<String> = elsewhere.iter().map(|file| text(file)).collect();
             format!(" AND {} NOT IN ({})", name(FILE), files.join(", "))
         };
-        let explained =
-            self.places.explained.as_ref().map(|at| format!("\n  UNION ALL SELECT {columns} FROM parquet.{}", name(at))).unwrap_or_default();
+        let explained = self
+            .places
+            .explained
+            .as_ref()
+            .map(|at| format!("\n  UNION ALL SELECT {columns} FROM parquet.{}", name(at)))
+            .unwrap_or_default();
         let staged = format!("SELECT {columns} FROM {} WHERE {}{left_out}{explained}", table(&self.places.staged), name(PROVEN));
-        let rows = if self.plan.job.mode == Mode::Append { self.fates_of_appends(&staged, &columns) } else { self.fates_of_upserts(&staged, &columns) };
+        let rows = if self.plan.job.mode == Mode::Append {
+            self.fates_of_appends(&staged, &columns)
+        } else {
+            self.fates_of_upserts(&staged, &columns)
+        };
         self.insert(&self.places.settled, &settled_schema(self.plan), &rows)
     }
 
@@ -364,7 +382,9 @@ impl Statements<'_> {
 /// Maps have no equality of their own.
 fn comparable(value: &str, ty: &DataType) -> String {
     match ty {
-        DataType::Map(..) => format!("named_struct('k', array_sort(map_keys({value})), 'v', transform(array_sort(map_keys({value})), k -> {value}[k]))"),
+        DataType::Map(..) => {
+            format!("named_struct('k', array_sort(map_keys({value})), 'v', transform(array_sort(map_keys({value})), k -> {value}[k]))")
+        }
         ty if has_map(ty) => format!("to_json({value})"),
         _ => value.to_owned(),
     }

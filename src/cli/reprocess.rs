@@ -87,7 +87,7 @@ struct ShowArgs {
 pub async fn run(args: ReprocessArgs) -> Result<u8, RunError> {
     let Some((settings, again)) = shown(&args, "would be read again, at once").await? else { return Ok(0) };
     let console = Console::new();
-    let report = reprocess(&settings, &args.source.request(), &keys(&again), &console).await?;
+    let report = Box::pin(reprocess(&settings, &args.source.request(), &keys(&again), &console)).await?;
     let report = RunReport::of(settings.run_id.clone(), vec![report]);
     match args.source.output {
         Format::Json => output::json(&report),

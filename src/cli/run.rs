@@ -121,7 +121,7 @@ pub async fn run(args: RunArgs) -> u8 {
     let run_id = task.as_ref().map_or_else(|| name.clone(), |task| format!("{}/{name}", task.arn));
     let outcome = match args.report.as_deref().map(check_writable) {
         Some(Err(problem)) => Err((problem, 2)),
-        _ => match AssertUnwindSafe(execute(&args, run_id.clone(), task.as_ref())).catch_unwind().await {
+        _ => match Box::pin(AssertUnwindSafe(execute(&args, run_id.clone(), task.as_ref())).catch_unwind()).await {
             Ok(Ok(report)) => Ok(report),
             Ok(Err(error)) => Err((error.text(), error.exit_code())),
             Err(_) => Err(("a bug ended the run; what was committed stays, the next run goes on from there".to_owned(), 70)),

@@ -57,7 +57,7 @@ pub async fn open(settings: &Settings, plan: &SourcePlan) -> Result<Option<Sessi
     if plan.deletes.as_ref().is_some_and(|deletes| !condition::is_decidable(deletes.logical())) {
         return Err(cannot("its delete_when has a form that servers do not read alike".to_owned()));
     }
-    Ok(Some(Session::open(&remote.address, &settings.run_id).await?))
+    Ok(Some(Box::pin(Session::open(&remote.address, &settings.run_id)).await?))
 }
 
 /// What a cluster does for a part of an intent, unless the table has that already.
@@ -69,7 +69,7 @@ pub async fn carry_out(part: &TableIntent, table: &Table, session: Option<&Sessi
         return Err(RunError::OnCluster { of: part.app_id.clone(), batch: part.batch.clone() });
     };
     for statement in &part.statements {
-        session.execute("a statement of the commit", statement).await?;
+        Box::pin(session.execute("a statement of the commit", statement)).await?;
     }
     Ok(())
 }
@@ -80,7 +80,7 @@ pub async fn run_claimed(run: &mut SourceRun<'_>, claim: &Claim, objects: &[Bron
         Ok(lease) => lease,
         Err(held) => return Err(RunError::Cluster { table, run: held.run, expires: held.expires }),
     };
-    let ended = run_alone(run, claim, objects, &lease).await;
+    let ended = Box::pin(run_alone(run, claim, objects, &lease)).await;
     if let Err(error) = lease.release().await {
         tracing::warn!(%error, "the lease of the table was not given back; it runs out by itself");
     }
@@ -96,7 +96,7 @@ async fn run_alone(run: &mut SourceRun<'_>, claim: &Claim, objects: &[BronzeObje
         return Err(RunError::NotOnCluster { entity: plan.of.source.entity.clone(), reason });
     }
     let stage = Stage::new(run, &plan);
-    let (staged, fates) = stage.carry_out(run).await?;
+    let (staged, fates) = Box::pin(stage.carry_out(run)).await?;
     check_balance(&plan, &staged)?;
     if let Judgement::Stop(reason) = pass_gate(run, &staged) {
         stage.clean_up().await;
@@ -212,12 +212,18 @@ impl<'p> Stage<'p> {
             match self.stage(session, &group).await {
                 Ok(()) => {
                     for found in self.read_back(session, &group).await? {
-                        if found.lines.iter().all(|line| is_one_record(&line.text, plan)) {
+                        let engine = &run.settings.engine;
+                        let explained = if found.lines.iter().all(|line| is_one_record(&line.text, plan)) {
+                            explainer.lines(found.object, &found.lines).await?;
+                            true
+                        } else {
+                            explainer.beside(engine, found.object, &found.lines, found.proven).await?
+                        };
+                        if explained {
                             explainer.proven(found.object, found.proven);
                             told.objects_there += 1;
                             told.proven += found.proven;
                             told.explained += found.lines.len() as u64;
-                            explainer.lines(found.object, &found.lines).await?;
                         } else {
                             elsewhere.insert(found.object.key.clone());
                             here.push(found.object.clone());
@@ -248,7 +254,7 @@ impl<'p> Stage<'p> {
         session.execute("settling the keys", &statements.settle(&elsewhere)).await?;
         let fates = counts(session.query("the counts", &statements.fates()).await?)?;
         self.refuse_conflicts(session, &statements, &mut explainer).await?;
-        let mut staged = explainer.close().await?;
+        let mut staged = Box::pin(explainer.close()).await?;
         staged.records += by_fate(&fates);
         Ok((staged, fates))
     }
@@ -270,7 +276,7 @@ impl<'p> Stage<'p> {
         let head = bronze.head(&object.key, HEAD as u64).await?;
         Ok(match lines_of(&head, head.len() as u64 == object.size, self.plan) {
             Some(Codec::Plain) => !is_packed(&object.key),
-            Some(Codec::Gzip) => self.dialect == Dialect::Spark && object.key.ends_with(".gz"),
+            Some(Codec::Gzip) => self.dialect == Dialect::Spark && object.key.rsplit('.').next() == Some("gz"),
             _ => false,
         })
     }

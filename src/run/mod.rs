@@ -208,7 +208,7 @@ pub async fn run(settings: &Settings, requests: &[Request], observer: &dyn Obser
         let requests_before = settings.requests();
         if settings.stop.is_asked() {
             report.terminated();
-        } else if let Err(error) = run_source(settings, request, &mut report, observer).await {
+        } else if let Err(error) = Box::pin(run_source(settings, request, &mut report, observer)).await {
             observer.mistake(&error);
             report.outcome = Outcome::Failed;
             report.exit = error.exit_code();
@@ -295,7 +295,7 @@ async fn run_source(settings: &Settings, request: &Request, report: &mut JobRepo
     run.report.rejects = reject_counts(&run.rejects);
     *report = run.report;
     if let Some(session) = run.session {
-        session.close().await;
+        Box::pin(session.close()).await;
     }
     ended
 }
@@ -422,7 +422,7 @@ impl SourceRun<'_> {
     async fn give_up(&mut self) {
         self.report.terminated();
         if let Some(session) = &self.session {
-            let _ = tokio::time::timeout(stop::GIVING_UP_TAKES, session.interrupt()).await;
+            let _ = tokio::time::timeout(stop::GIVING_UP_TAKES, Box::pin(session.interrupt())).await;
         }
         let ours: Vec<String> =
             self.ledger.open_claims().filter(|claim| claim.run == self.settings.run_id).map(|claim| claim.id.clone()).collect();

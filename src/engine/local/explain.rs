@@ -3,7 +3,7 @@
 //! They come as whole objects, or as lines that are one record each. Their rows are handed back with their order, for whoever
 //! dedupes them among others; their refusals are staged for quarantine as ever.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, StringArray};
@@ -16,7 +16,7 @@ use futures::StreamExt;
 use super::decode::{Origin, found};
 use super::dedupe::Unique;
 use super::enrich::Enriched;
-use super::frame::{Framer, Frames};
+use super::frame::{FrameError, Framer, Frames};
 use super::rows::{Program, transform};
 use super::write::{Staged, Tables, Writer};
 use super::{Engine, Piece, StageError, codec, read_ahead};
@@ -59,7 +59,7 @@ impl<'p> Explainer<'p> {
         let mut pieces = read_ahead(engine, &part);
         while let Some(piece) = pieces.next().await {
             match piece? {
-                Piece::Chunk(chunk) => self.take(*chunk, None).await?,
+                Piece::Chunk(chunk) => self.take(*chunk, None, true).await?,
                 Piece::End { layout, decoded, stored } => {
                     self.writer.object_read(layout, decoded);
                     (engine.progress.0)(stored);
@@ -83,7 +83,29 @@ impl<'p> Explainer<'p> {
         let origin = Origin { object: Arc::new(object.clone()), file };
         let frames = Frames { bytes: bytes.freeze(), base: 0, records, refused: Vec::new() };
         let rows = transform(frames, &origin, self.plan, &self.program)?;
-        self.take(rows, Some(&starts)).await
+        self.take(rows, Some(&starts), false).await
+    }
+
+    /// What of an object was not proven, where some of its lines are not one record each: framed here as ever, so that it is known
+    /// what they are. `false` where the frames are not the lines that were proven, so that all of the object is to be read here.
+    pub async fn beside(&mut self, engine: &Engine, object: &BronzeObject, lines: &[Line], proven: u64) -> Result<bool, StageError> {
+        let reader = engine.bronze.reader(&object.key, &object.version, object.size).await?;
+        let (plan, shared, file) = (self.plan.clone(), object.clone(), object.key.clone());
+        let texts: HashMap<String, VecDeque<Line>> = by_text(lines);
+        let framed = tokio::task::spawn_blocking(move || frame_beside(reader, &shared, &plan, texts)).await;
+        let framed = framed.map_err(|error| StageError::Task { file, message: error.to_string() })??;
+        let found = framed.as_ref().map(|framed| framed.proven);
+        let Some(framed) = framed.filter(|framed| framed.proven == proven) else {
+            tracing::debug!(object = object.key, proven, ?found, "frames and lines are not the same; all of it is read here");
+            return Ok(false);
+        };
+        let origin = Origin { object: Arc::new(object.clone()), file: object.key.as_str().into() };
+        let starts: BTreeMap<u64, &Line> = framed.lines.iter().map(|(start, line)| (*start, line)).collect();
+        for frames in framed.frames {
+            let rows = transform(frames, &origin, self.plan, &self.program)?;
+            self.take(rows, Some(&starts), true).await?;
+        }
+        Ok(true)
     }
 
     /// Lines of one object that were proven, and so are read and counted elsewhere.
@@ -120,22 +142,25 @@ impl<'p> Explainer<'p> {
         self.writer.write(Unique { origin, rows: nothing, rejects: vec![reject], records }).await
     }
 
-    async fn take(&mut self, chunk: Enriched, lines: Option<&BTreeMap<u64, &Line>>) -> Result<(), StageError> {
+    /// `lines`: by the offset at which each begins; `placed`: that is its offset in the object, too.
+    async fn take(&mut self, chunk: Enriched, lines: Option<&BTreeMap<u64, &Line>>, placed: bool) -> Result<(), StageError> {
         let failed = |source| StageError::Silver(SilverError::Arrow { table: "silver".to_owned(), source });
         if chunk.rows.num_rows() > 0 {
-            self.rows.push(self.with_order(&chunk, lines).map_err(failed)?);
+            self.rows.push(self.with_order(&chunk, lines, placed).map_err(failed)?);
         }
         self.read += chunk.read;
         let records = Records { read: chunk.read, quarantined: chunk.rejects.len() as u64, ..Records::default() };
         let Enriched { origin, rows, mut rejects, .. } = chunk;
-        if lines.is_some() {
-            rejects.iter_mut().for_each(|reject| reject.offset = NO_OFFSET);
+        if !placed {
+            for reject in &mut rejects {
+                reject.offset = NO_OFFSET;
+            }
         }
         self.writer.write(Unique { origin, rows: rows.slice(0, 0), rejects, records }).await
     }
 
     /// Silver's columns, the order, and what else staged rows have.
-    fn with_order(&self, chunk: &Enriched, lines: Option<&BTreeMap<u64, &Line>>) -> Result<RecordBatch, ArrowError> {
+    fn with_order(&self, chunk: &Enriched, lines: Option<&BTreeMap<u64, &Line>>, placed: bool) -> Result<RecordBatch, ArrowError> {
         let rows = chunk.rows.num_rows();
         let tail = order::tail(&chunk.origin.object, &chunk.origin.file);
         let nth: Vec<String> = (0..rows)
@@ -160,7 +185,7 @@ impl<'p> Explainer<'p> {
                     "_file" => Arc::new(StringArray::from_iter_values((0..rows).map(|_| &chunk.origin.file))),
                     "_nth" => Arc::new(StringArray::from_iter_values(&nth)),
                     // A line has no place in its object that anybody knows.
-                    "_source_offset" | "_source_length" if lines.is_some() => Arc::new(Int64Array::new_null(rows)),
+                    "_source_offset" | "_source_length" if !placed => Arc::new(Int64Array::new_null(rows)),
                     named => match chunk.rows.column_by_name(named) {
                         Some(column) => cast(column, field.data_type())?,
                         None => arrow::array::new_null_array(field.data_type(), rows),
@@ -226,12 +251,78 @@ pub fn lines_of(head: &Bytes, whole: bool, plan: &BatchPlan) -> Option<codec::Co
         }
     }
     let ends = text.len() < HEAD && whole;
-    let mut lines = text.split(|byte| *byte == b'\n');
-    let first = lines.by_ref().find(|line| !line.trim_ascii().is_empty())?;
-    let complete = text.len() > first.len() + 1 || ends;
+    let mut lines = text.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii).filter(|line| !line.is_empty());
+    let first = lines.next()?;
+    let complete = ends || text.iter().skip_while(|byte| byte.is_ascii_whitespace()).any(|byte| *byte == b'\n');
+    // Some may be damaged; a document that is spread over lines looks otherwise.
+    let (records, others): (Vec<_>, Vec<_>) = lines.partition(|line| line.starts_with(b"{"));
     let line = std::str::from_utf8(first).ok()?;
-    (complete && is_one_record(line, plan) && lines.all(|line| line.trim_ascii().is_empty() || line.trim_ascii().starts_with(b"{")))
-        .then_some(found)
+    (complete && is_one_record(line, plan) && records.len() >= others.len()).then_some(found)
+}
+
+fn by_text(lines: &[Line]) -> HashMap<String, VecDeque<Line>> {
+    let mut texts: HashMap<String, VecDeque<Line>> = HashMap::new();
+    for line in lines {
+        texts.entry(line.text.trim_matches(SPACE).to_owned()).or_default().push_back(line.clone());
+    }
+    texts
+}
+
+/// What is left of an object's frames when those are taken away that are lines which were proven.
+struct Beside {
+    frames: Vec<Frames>,
+    lines: Vec<(u64, Line)>,
+    proven: u64,
+}
+
+/// A line was proven if it is a frame and not among the texts that were not. `None` where a frame that could be a row is no line: nobody
+/// knows its place among the lines then.
+fn frame_beside(
+    reader: Box<dyn std::io::Read + Send>,
+    object: &BronzeObject,
+    plan: &BatchPlan,
+    mut texts: HashMap<String, VecDeque<Line>>,
+) -> Result<Option<Beside>, StageError> {
+    let limits = &plan.of.job.limits;
+    let failed = |source: FrameError| StageError::Frame { file: object.key.clone(), source };
+    let streams = codec::open(reader, object.size, limits.decoded_of(object.size), limits.archive)
+        .map_err(|stop| failed(FrameError::Read { at: 0, source: std::io::Error::other(format!("{stop:?}")) }))?;
+    let mut beside = Beside { frames: Vec::new(), lines: Vec::new(), proven: 0 };
+    for stream in streams {
+        let mut framer = Framer::new(stream, &plan.of.job.records_at, limits.record);
+        while let Some(frames) = framer.next_frames().map_err(failed)? {
+            let Frames { bytes, base, records, refused } = frames;
+            let mut left = Vec::new();
+            for range in records {
+                let alone = is_alone(&bytes, &range);
+                let text = std::str::from_utf8(&bytes[range.clone()]).ok();
+                match text.map(|text| (text, texts.get_mut(text))) {
+                    Some((_, Some(same))) if alone => {
+                        // Lines that say the same are one another's equals but for their place.
+                        let line = if same.len() > 1 { same.pop_front() } else { same.front().cloned() };
+                        beside.lines.extend(line.map(|line| (base + range.start as u64, line)));
+                        left.push(range);
+                    }
+                    Some((_, None)) if alone => beside.proven += 1,
+                    // Bytes that are no text make no row.
+                    None => left.push(range),
+                    Some(_) => return Ok(None),
+                }
+            }
+            beside.frames.push(Frames { bytes, base, records: left, refused });
+        }
+    }
+    Ok(Some(beside))
+}
+
+/// Whether a frame is all that its line has. A line that is cut by the end of a chunk is looked at as far as it goes: what belongs to it
+/// is another frame, of which there would be one too few or too many in the end.
+fn is_alone(bytes: &[u8], range: &std::ops::Range<usize>) -> bool {
+    let blank = |byte: &u8| matches!(byte, b' ' | b'\t' | b'\r');
+    let before = bytes[..range.start].iter().rev().find(|byte| !blank(byte));
+    let after = bytes[range.end..].iter().find(|byte| !blank(byte));
+    let inside = bytes[range.clone()].contains(&b'\n');
+    !inside && before.is_none_or(|byte| *byte == b'\n') && after.is_none_or(|byte| *byte == b'\n')
 }
 
 /// Offsets as a server gave them, which may be none.

@@ -21,7 +21,7 @@ use super::Dialect;
 use super::sql::text;
 
 /// A server that has not answered by then is not there, or does not speak TLS where that was asked for.
-const FIRST_ANSWER: Duration = Duration::from_secs(60);
+const FIRST_ANSWER: Duration = Duration::from_mins(1);
 /// Times that a stream is taken up again without anything having come.
 const REATTACHES: u32 = 20;
 const PAUSE: Duration = Duration::from_millis(200);
@@ -146,7 +146,7 @@ impl Session {
     /// Runs a statement for its effect.
     pub async fn execute(&self, what: &'static str, statement: &str) -> Result<(), ClientError> {
         tracing::debug!(what, statement, "sent");
-        let query = Some(self.sql(statement));
+        let query = Some(Self::sql(statement));
         let command = proto::Command {
             command_type: Some(proto::command::CommandType::SqlCommand(proto::SqlCommand { input: query, ..Default::default() })),
         };
@@ -156,10 +156,10 @@ impl Session {
     /// Runs a query for its rows.
     pub async fn query(&self, what: &'static str, query: &str) -> Result<Vec<RecordBatch>, ClientError> {
         tracing::debug!(what, query, "sent");
-        self.run(what, proto::plan::OpType::Root(self.sql(query))).await
+        self.run(what, proto::plan::OpType::Root(Self::sql(query))).await
     }
 
-    fn sql(&self, query: &str) -> proto::Relation {
+    fn sql(query: &str) -> proto::Relation {
         let sql = proto::Sql { query: query.to_owned(), ..Default::default() };
         proto::Relation { rel_type: Some(proto::relation::RelType::Sql(sql)), ..Default::default() }
     }

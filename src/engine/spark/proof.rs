@@ -80,7 +80,7 @@ impl Proof {
             values.push(format!("version = {}", version.number));
         }
         for property in &root.properties {
-            let own = Field { kinds: prover.kinds(&property.shape), required: property.required, ty: prover.ty(&property.shape.ty) };
+            let own = Field { kinds: prover.kinds(&property.shape), required: property.required, ty: Prover::ty(&property.shape.ty) };
             if fields.insert(&property.name, own).is_some() && property.shape.ty != Type::Long {
                 return None;
             }
@@ -239,8 +239,8 @@ impl Prover<'_> {
         if let (Type::Decimal { precision, scale }, Dialect::Spark, [only]) = (ty, self.dialect, path.as_slice()) {
             return decimal(only, *precision, *scale).unwrap_or_else(|| "NULL".to_owned());
         }
-        let read: String = path.iter().map(|step| format!(".{}", name(step))).collect();
-        let value = self.value(&format!("{}{read}", self.j), ty, 0);
+        let steps: Vec<String> = path.iter().map(|step| name(step)).collect();
+        let value = Self::value(&format!("{}.{}", self.j, steps.join(".")), ty, 0);
         match (ty, &self.plan.contract.latest().root.properties[at].shape.ty) {
             (Type::Long, Type::Double) => format!("CAST({value} AS DOUBLE)"),
             _ => value,
@@ -273,17 +273,17 @@ impl Prover<'_> {
     }
 
     /// As what `from_json` reads it.
-    fn ty(&self, ty: &Type) -> String {
+    fn ty(ty: &Type) -> String {
         match ty {
             Type::Boolean => "BOOLEAN".to_owned(),
             Type::Long => "BIGINT".to_owned(),
             Type::Double => "DOUBLE".to_owned(),
             Type::Struct(object) => {
-                let fields = object.properties.iter().map(|property| (property.name.as_str(), self.ty(&property.shape.ty)));
+                let fields = object.properties.iter().map(|property| (property.name.as_str(), Self::ty(&property.shape.ty)));
                 format!("STRUCT<{}>", ddl(fields, ": "))
             }
-            Type::Map(inner) => format!("MAP<STRING, {}>", self.ty(&inner.ty)),
-            Type::List(inner) => format!("ARRAY<{}>", self.ty(&inner.ty)),
+            Type::Map(inner) => format!("MAP<STRING, {}>", Self::ty(&inner.ty)),
+            Type::List(inner) => format!("ARRAY<{}>", Self::ty(&inner.ty)),
             _ => "STRING".to_owned(),
         }
     }
@@ -303,11 +303,11 @@ impl Prover<'_> {
             bounds(&shape.checks, at, true, conditions);
             return;
         }
-        self.sound(at, shape, false, 0, conditions);
+        Self::sound(at, shape, false, 0, conditions);
     }
 
     /// Conditions on a value that may be NULL. `merged`: its kind was told together with those of its neighbours.
-    fn sound(&self, at: &str, shape: &Shape, merged: bool, depth: usize, conditions: &mut Vec<String>) {
+    fn sound(at: &str, shape: &Shape, merged: bool, depth: usize, conditions: &mut Vec<String>) {
         let checks = &shape.checks;
         let mut own = Vec::new();
         if !shape.bare {
@@ -320,7 +320,7 @@ impl Prover<'_> {
                 own.push(whole(at, "^[0-9a-fA-F]{8}-([0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}$"));
             }
             if let Some(allowed) = &checks.allowed {
-                own.push(self.allowed(at, &shape.ty, allowed));
+                own.push(Self::allowed(at, &shape.ty, allowed));
             }
         }
         match &shape.ty {
@@ -343,7 +343,7 @@ impl Prover<'_> {
                     if merged && (property.required || !property.shape.nullable) {
                         own.push(format!("{inner} IS NOT NULL"));
                     }
-                    self.sound(&inner, &property.shape, merged, depth, &mut own);
+                    Self::sound(&inner, &property.shape, merged, depth, &mut own);
                 }
             }
             Type::List(inner) => {
@@ -352,12 +352,12 @@ impl Prover<'_> {
                 if !inner.nullable {
                     each.push(format!("{element} IS NOT NULL"));
                 }
-                self.sound(&element, inner, true, depth + 1, &mut each);
+                Self::sound(&element, inner, true, depth + 1, &mut each);
                 if !each.is_empty() {
                     own.push(format!("forall({at}, {element} -> coalesce({}, FALSE))", each.join(" AND ")));
                 }
             }
-            Type::Map(inner) if !inner.bare || !self.stands(&inner.ty) || matches!(inner.ty, Type::Double) => {
+            Type::Map(inner) if !inner.bare || !Self::stands(&inner.ty) || matches!(inner.ty, Type::Double) => {
                 own.push(format!("size({at}) = 0"));
             }
             _ => {}
@@ -367,7 +367,7 @@ impl Prover<'_> {
         }
     }
 
-    fn allowed(&self, at: &str, ty: &Type, allowed: &crate::contract::Allowed) -> String {
+    fn allowed(at: &str, ty: &Type, allowed: &crate::contract::Allowed) -> String {
         let others = allowed.others.iter().filter_map(|scalar| match (scalar, ty) {
             (Scalar::Bool(value), Type::Boolean) => Some(value.to_string().to_uppercase()),
             (Scalar::Int(value), Type::Long) => Some(long(*value)),
@@ -382,18 +382,18 @@ impl Prover<'_> {
     }
 
     /// Whether `from_json` gives the value as silver has it.
-    fn stands(&self, ty: &Type) -> bool {
+    fn stands(ty: &Type) -> bool {
         match ty {
             Type::Boolean | Type::Long | Type::Double | Type::Text => true,
-            Type::Struct(object) => object.properties.iter().all(|property| self.stands(&property.shape.ty)),
-            Type::List(inner) | Type::Map(inner) => self.stands(&inner.ty),
+            Type::Struct(object) => object.properties.iter().all(|property| Self::stands(&property.shape.ty)),
+            Type::List(inner) | Type::Map(inner) => Self::stands(&inner.ty),
             _ => false,
         }
     }
 
     /// What silver has of a value that is sound.
-    fn value(&self, at: &str, ty: &Type, depth: usize) -> String {
-        if self.stands(ty) {
+    fn value(at: &str, ty: &Type, depth: usize) -> String {
+        if Self::stands(ty) {
             return at.to_owned();
         }
         match ty {
@@ -404,14 +404,14 @@ impl Prover<'_> {
             Type::Struct(object) => {
                 let fields = object.properties.iter().map(|property| {
                     let inner = format!("{at}.{}", name(&property.name));
-                    format!("{}, {}", text(&property.name), self.value(&inner, &property.shape.ty, depth))
+                    format!("{}, {}", text(&property.name), Self::value(&inner, &property.shape.ty, depth))
                 });
                 let fields: Vec<String> = fields.collect();
                 format!("CASE WHEN {at} IS NOT NULL THEN named_struct({}) END", fields.join(", "))
             }
             Type::List(inner) => {
                 let element = format!("e{depth}");
-                format!("transform({at}, {element} -> {})", self.value(&element, &inner.ty, depth + 1))
+                format!("transform({at}, {element} -> {})", Self::value(&element, &inner.ty, depth + 1))
             }
             // Only an empty one was proven.
             Type::Map(_) | Type::Json { .. } | Type::Decimal { .. } | Type::Boolean | Type::Long | Type::Double | Type::Text => {
@@ -446,7 +446,7 @@ impl Prover<'_> {
                 Column::Order => continue,
             };
             let ty = type_name(field.data_type());
-            let bare = matches!(column, Column::Property(at) if self.stands(&properties[*at].shape.ty) && value != "NULL");
+            let bare = matches!(column, Column::Property(at) if Self::stands(&properties[*at].shape.ty) && value != "NULL");
             made.push((field.name().clone(), if bare { value } else { format!("CAST({value} AS {ty})") }));
         }
         let separator = text(&SEPARATOR.to_string());

@@ -80,7 +80,7 @@ impl Statements<'_> {
         let of = |version| Proof::of(self.plan, version, self.dialect, &self.batch, self.ingested_at);
         let proofs: Vec<Proof> = self.plan.contract.versions().filter_map(of).collect();
         let lines: Vec<String> = objects.iter().map(|(object, in_path)| self.lines(object, in_path)).collect();
-        let each = |made: &dyn Fn(&Proof) -> String| proofs.iter().map(|proof| format!(", {}", made(proof))).collect::<String>();
+        let each = |made: &dyn Fn(&Proof) -> String| proofs.iter().map(|proof| format!(", {}", made(proof))).collect::<Vec<_>>().concat();
         let formed = each(&|proof| {
             let own = [format!("kinds RLIKE {}", text(&proof.kinds))];
             format!(

@@ -15,6 +15,7 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 import pyarrow.dataset as ds
+from pyarrow.dataset import ParquetReadOptions
 from deltalake import DeltaTable
 
 MAY_DIFFER = {"_batch", "_ingested_at", "batch", "quarantined_at"}
@@ -28,7 +29,8 @@ def rows(table: Path, how: str) -> pa.Table:
     any_survivor = "_order" in columns or (how == "--contract" and not table.name.endswith("_quarantine"))
     left_out = MAY_DIFFER | (PLACE if how == "--cluster" else SURVIVOR if any_survivor else set())
     names = [name for name in columns if name not in left_out]
-    dataset = files.to_pyarrow_dataset()
+    # Spark may write instants as INT96, which Arrow would take for nanoseconds.
+    dataset = files.to_pyarrow_dataset(parquet_read_options=ParquetReadOptions(coerce_int96_timestamp_unit="us"))
     if not files.file_uris():
         return dataset.schema.empty_table().select(names)
     assert isinstance(dataset, ds.Dataset)

@@ -22,6 +22,12 @@ use super::sql::text;
 
 /// A server that has not answered by then is not there, or does not speak TLS where that was asked for.
 const FIRST_ANSWER: Duration = Duration::from_mins(1);
+/// Instants as microseconds, not as Spark's INT96, which other readers take for nanoseconds and so cannot tell before 1677 or after 2262.
+const SETTINGS: [(&str, &str); 3] = [
+    ("spark.sql.session.timeZone", "UTC"),
+    ("spark.sql.caseSensitive", "true"),
+    ("spark.sql.parquet.outputTimestampType", "TIMESTAMP_MICROS"),
+];
 /// Times that a stream is taken up again without anything having come.
 const REATTACHES: u32 = 20;
 const PAUSE: Duration = Duration::from_millis(200);
@@ -109,7 +115,7 @@ impl Session {
     }
 
     async fn prepare(&mut self) -> Result<(), ClientError> {
-        for (key, value) in [("spark.sql.session.timeZone", "UTC"), ("spark.sql.caseSensitive", "true")] {
+        for (key, value) in SETTINGS {
             if let Err(error) = self.client.set_config(key, value).await {
                 let unreachable = is_unreachable(&error);
                 if unreachable {

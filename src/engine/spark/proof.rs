@@ -130,7 +130,8 @@ fn text_conditions(root: &Object, limit: u64, dialect: Dialect) -> Vec<String> {
         not(r"\\u(00[0-7]|[dD][89a-fA-F])"),
         // Decoders put it where bytes are no text.
         format!("instr(line, {}) = 0", text("\u{fffd}")),
-        not(r"[:\[,][ \t]*-0"),
+        // A zero with a sign is another number than one without, to some.
+        not(r"[:\[,][ \t]*-0([.]0*)?([eE][+-]?[0-9]+)?[ \t\r]*[,}\]]"),
         // A key that is worded like the description of a record.
         not(": (STRING|BIGINT|DOUBLE|DECIMAL|BOOLEAN|OBJECT|ARRAY|VOID|VARIANT|FLOAT|DATE|TIMESTAMP|BINARY)"),
     ];
@@ -175,6 +176,34 @@ fn pattern(fields: &BTreeMap<&str, Field>) -> String {
 
 fn ddl<'n>(fields: impl Iterator<Item = (&'n str, String)>, between: &str) -> String {
     fields.map(|(field, ty)| format!("{}{between}{ty}", name(field))).collect::<Vec<_>>().join(", ")
+}
+
+/// Whether a value's kind was told together with those of its neighbours in a list, so that it does not say which of them have it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Merged {
+    No,
+    /// No field of the line is null.
+    WithoutNulls,
+    Yes,
+    YesWithoutNulls,
+}
+
+impl Merged {
+    fn in_list(self) -> Self {
+        match self {
+            Self::No | Self::Yes => Self::Yes,
+            Self::WithoutNulls | Self::YesWithoutNulls => Self::YesWithoutNulls,
+        }
+    }
+
+    /// Whether a field must be seen to be there.
+    fn asks(self, property: &Property) -> bool {
+        match self {
+            Self::No | Self::WithoutNulls => false,
+            Self::YesWithoutNulls => property.required,
+            Self::Yes => property.required || !property.shape.nullable,
+        }
+    }
 }
 
 struct Prover<'p> {
@@ -303,11 +332,20 @@ impl Prover<'_> {
             bounds(&shape.checks, at, true, conditions);
             return;
         }
-        Self::sound(at, shape, false, 0, conditions);
+        // Where no field of the line is null, one that is read as NULL is absent.
+        let (mut strict, mut loose) = (Vec::new(), Vec::new());
+        Self::sound(at, shape, Merged::No, 0, &mut strict);
+        Self::sound(at, shape, Merged::WithoutNulls, 0, &mut loose);
+        if strict == loose {
+            conditions.extend(strict);
+        } else {
+            let nulls = text(r":[ \t\r]*null");
+            conditions.push(format!("(({}) OR (NOT line RLIKE {nulls} AND {}))", strict.join(" AND "), loose.join(" AND ")));
+        }
     }
 
-    /// Conditions on a value that may be NULL. `merged`: its kind was told together with those of its neighbours.
-    fn sound(at: &str, shape: &Shape, merged: bool, depth: usize, conditions: &mut Vec<String>) {
+    /// Conditions on a value that may be NULL.
+    fn sound(at: &str, shape: &Shape, merged: Merged, depth: usize, conditions: &mut Vec<String>) {
         let checks = &shape.checks;
         let mut own = Vec::new();
         if !shape.bare {
@@ -334,13 +372,13 @@ impl Prover<'_> {
             Type::Duration => {
                 own.push(whole(at, "^-?([0-9]{1,8}[.])?([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]([.][0-9]{1,7})?$"));
             }
-            Type::Reference(object) if object.properties.iter().any(|p| !p.shape.bare || p.shape.ty != Type::Text) => {
+            Type::Reference(object) if !object.properties.iter().all(is_told_by_its_kind) => {
                 own.push(format!("NOT {at} LIKE '{{%'"));
             }
             Type::Struct(object) => {
                 for property in &object.properties {
                     let inner = format!("{at}.{}", name(&property.name));
-                    if merged && (property.required || !property.shape.nullable) {
+                    if merged.asks(property) {
                         own.push(format!("{inner} IS NOT NULL"));
                     }
                     Self::sound(&inner, &property.shape, merged, depth, &mut own);
@@ -352,13 +390,19 @@ impl Prover<'_> {
                 if !inner.nullable {
                     each.push(format!("{element} IS NOT NULL"));
                 }
-                Self::sound(&element, inner, true, depth + 1, &mut each);
+                Self::sound(&element, inner, merged.in_list(), depth + 1, &mut each);
                 if !each.is_empty() {
                     own.push(format!("forall({at}, {element} -> coalesce({}, FALSE))", each.join(" AND ")));
                 }
             }
-            Type::Map(inner) if !inner.bare || !Self::stands(&inner.ty) || matches!(inner.ty, Type::Double) => {
-                own.push(format!("size({at}) = 0"));
+            Type::Map(inner) if !Self::stands(&inner.ty) => own.push(format!("size({at}) = 0")),
+            Type::Map(inner) => {
+                let value = format!("e{depth}");
+                let mut each = Vec::new();
+                Self::sound(&value, inner, merged, depth + 1, &mut each);
+                if !each.is_empty() {
+                    own.push(format!("forall(map_values({at}), {value} -> coalesce({}, FALSE))", each.join(" AND ")));
+                }
             }
             _ => {}
         }
@@ -477,6 +521,11 @@ fn order_text(value: &str, ty: &Type) -> String {
         }
         _ => value.to_owned(),
     }
+}
+
+/// Whether a field's kind is all that is asserted of it.
+fn is_told_by_its_kind(property: &Property) -> bool {
+    property.shape.bare && matches!(property.shape.ty, Type::Text | Type::Boolean | Type::Long)
 }
 
 fn may_be_null(checks: &Checks) -> bool {

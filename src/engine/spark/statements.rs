@@ -195,11 +195,15 @@ impl Statements<'_> {
     }
 
     pub fn unproven(&self) -> String {
+        // Bytes that are no text cannot be sent as one.
+        let line = match self.dialect {
+            Dialect::Spark => format!("make_valid_utf8({})", name(LINE)),
+            Dialect::Sail => name(LINE),
+        };
         format!(
-            "SELECT {0} AS file, {1} AS nth, {2} AS line FROM {3} WHERE NOT {4} ORDER BY {0}, {1}",
+            "SELECT {0} AS file, {1} AS nth, {line} AS line FROM {2} WHERE NOT {3} ORDER BY {0}, {1}",
             name(FILE),
             name(NTH),
-            name(LINE),
             table(&self.places.staged),
             name(PROVEN)
         )

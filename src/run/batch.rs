@@ -58,7 +58,6 @@ impl Drop for Held {
 }
 
 async fn run_claimed(run: &mut SourceRun<'_>, claim: &Claim, objects: &[BronzeObject]) -> Result<BatchEnd, RunError> {
-    keep_clear(run).await?;
     for turn in 0..MAX_RESTAGES {
         let based_on = look_around(run, turn).await?;
         if !run.is_whole_day(objects) {
@@ -155,6 +154,11 @@ pub(super) fn pass_gate(run: &mut SourceRun<'_>, staged: &Staged) -> Judgement {
 /// `None` where the tables are not as they were any more, so that the batch must be staged anew. Where another intent of the source
 /// only came first, what is staged is compared with what that one brought.
 async fn intend(run: &mut SourceRun<'_>, plan: &BatchPlan, staged: &mut Staged, based_on: &Basis) -> Result<Option<Intent>, RunError> {
+    // Late, when it costs no time before the first object: the claim stands since long.
+    if let Err(error) = keep_clear(run).await {
+        staged.discard(&run.tables).await;
+        return Err(error);
+    }
     let (started, mut k) = (Instant::now(), based_on.k);
     while started.elapsed() < plan.of.job.lease.commit_deadline {
         if run.basis().await?.shapes != based_on.shapes {

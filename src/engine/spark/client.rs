@@ -32,6 +32,7 @@ const SETTINGS: [(&str, &str); 3] = [
 const REATTACHES: u32 = 20;
 const PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
+const USER: &str = "etl";
 const CLIENT: &str = concat!("silversmith/", env!("CARGO_PKG_VERSION"));
 
 #[derive(Debug, thiserror::Error)]
@@ -99,10 +100,14 @@ impl Session {
         if channel.get("user_agent").is_none() {
             channel.set("user_agent", CLIENT);
         }
+        // A session is one user's: what sets its time zone and what runs statements must say the same.
+        if channel.user_id().is_none() {
+            channel.set("user_id", USER);
+        }
         let mut client = SparkConnectClient::connect(&channel).await.map_err(address)?;
         // Retries are ours, with a statement that knows what it is.
         client.set_retry_policy(RetryPolicy { max_retries: Some(3), ..RetryPolicy::default() });
-        let user = client.user_id().unwrap_or("etl").to_owned();
+        let user = client.user_id().unwrap_or(USER).to_owned();
         let tag = run.rsplit('/').next().unwrap_or(run).replace(',', "-");
         let mut session = Self { client, remote: shown.clone(), user, tag, dialect: Dialect::Spark };
         let first = tokio::time::timeout(FIRST_ANSWER, session.prepare()).await;

@@ -1,12 +1,15 @@
-//! `etl deploy ecs`: what runs the jobs as container tasks. Prints; reaches nothing and nobody.
+//! `etl deploy`: what runs the jobs as container tasks, or as SQL on Databricks. Prints or writes files; reaches nobody.
+
+use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::{Places, Sources, date, output, requests};
-use crate::contract::Contract;
+use super::{Places, Sources, date, finish, output, requests};
+use crate::engine::spark::SqlDialect;
 use crate::job::Job;
+use crate::plan::databricks::{self, Source};
 use crate::plan::ecs::{self, Backfill, DeployOptions, Deployed, EcsError, OneTaskPer, Place, Slices};
-use crate::run::RunError;
+use crate::run::{RunError, load_files, script};
 
 #[derive(Debug, Args)]
 pub struct DeployArgs {
@@ -18,6 +21,19 @@ pub struct DeployArgs {
 enum To {
     /// Print a CloudFormation template of scheduled ECS tasks, or the one-shot tasks of a backfill
     Ecs(Box<EcsArgs>),
+    /// Write a Databricks asset bundle: a job for each entity and country, of SQL files on a warehouse
+    Databricks(Box<BundleArgs>),
+}
+
+#[derive(Debug, Args)]
+struct BundleArgs {
+    #[command(flatten)]
+    sources: Sources,
+    #[command(flatten)]
+    places: Places,
+    /// Folder that the bundle's files go to
+    #[arg(long, default_value = "deploy/databricks", value_name = "DIR")]
+    out: PathBuf,
 }
 
 #[derive(Debug, Args)]
@@ -111,7 +127,43 @@ fn variable(text: &str) -> Result<(String, String), String> {
 
 /// Exit 2 for everything that can be wrong here: jobs, contracts and addresses.
 pub fn deploy(args: &DeployArgs) -> u8 {
-    let To::Ecs(args) = &args.to;
+    match &args.to {
+        To::Ecs(args) => deploy_ecs(args),
+        To::Databricks(args) => finish(bundle(args)),
+    }
+}
+
+/// One folder of SQL files and one job for each source, and what names them.
+fn bundle(args: &BundleArgs) -> Result<u8, RunError> {
+    let places = args.places.named();
+    let requests = requests(&args.places, &args.sources);
+    let mut jobs = Vec::new();
+    for request in &requests {
+        let steps = script::steps(&places, request, SqlDialect::Databricks)?;
+        jobs.push((Job::load(&places.jobs, &request.entity)?, steps));
+    }
+    let sources: Vec<Source<'_>> = jobs
+        .iter()
+        .zip(&requests)
+        .map(|((job, steps), request)| Source {
+            job,
+            country: &request.country,
+            files: steps.iter().map(|step| (step.name, step.text())).collect(),
+        })
+        .collect();
+    for file in databricks::bundle(&sources) {
+        let path = args.out.join(&file.path);
+        let written = path.parent().map_or(Ok(()), std::fs::create_dir_all).and_then(|()| std::fs::write(&path, file.text));
+        if let Err(error) = written {
+            output::error(&format!("cannot write {}: {error}", path.display()));
+            return Ok(2);
+        }
+    }
+    output::say(&format!("{} jobs in {}; deploy/databricks/README.md goes on from here", sources.len(), args.out.display()));
+    Ok(0)
+}
+
+fn deploy_ecs(args: &EcsArgs) -> u8 {
     let jobs = match load(args) {
         Ok(jobs) => jobs,
         Err(error) => {
@@ -136,9 +188,7 @@ fn load(args: &EcsArgs) -> Result<Vec<(Job, Vec<String>)>, RunError> {
             countries.push(request.country);
             continue;
         }
-        let job = Job::load(&args.places.jobs, &request.entity)?;
-        let contract = Contract::load(&args.places.schemas, &request.entity)?;
-        job.check_against(&contract).map_err(|mistake| RunError::Mistake(Box::new(mistake)))?;
+        let (job, _) = load_files(&args.places.jobs, &args.places.schemas, &request.entity)?;
         jobs.push((job, vec![request.country]));
     }
     Ok(jobs)

@@ -13,6 +13,7 @@ mod metrics;
 mod output;
 mod plan;
 mod quarantine;
+mod register;
 mod reprocess;
 mod run;
 mod schema;
@@ -29,10 +30,12 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::bronze::Selection;
 use crate::domain::time::parse_date;
 use crate::engine::local::{Engine, Progress};
+use crate::engine::spark::Patience;
 use crate::job::{Job, known_entities, parse_bytes, parse_duration_setting};
+use crate::run::cluster::Remote;
 use crate::run::report::RunReport;
 use crate::run::stop::Stop;
-use crate::run::{Request, RunError, Settings};
+use crate::run::{Request, RunError, Settings, script};
 use crate::store::{Store, StoreError, StoreOptions};
 
 /// Turns bronze JSON in a bucket into ACID Delta tables, exactly once.
@@ -65,7 +68,9 @@ enum Verb {
     Compact(compact::CompactArgs),
     /// List or remove what nobody needs any more: files of dead batches and old versions, old commits
     Vacuum(vacuum::VacuumArgs),
-    /// Print what runs the jobs as scheduled container tasks
+    /// Make tables known to a catalog of Spark or Databricks: print the statements, or send them
+    Register(register::RegisterArgs),
+    /// What runs the jobs as scheduled container tasks, or as SQL on Databricks
     Deploy(deploy::DeployArgs),
     /// Try what a run needs of bronze and silver: rights, put-if-absent, clocks
     Doctor(doctor::DoctorArgs),
@@ -121,6 +126,34 @@ struct Objects {
     shard: Option<(u64, u64)>,
 }
 
+/// Which cluster.
+#[derive(Debug, Clone, Args)]
+struct Cluster {
+    /// Spark Connect server
+    #[arg(long, env = "ETL_REMOTE", value_name = "sc://…")]
+    remote: Option<String>,
+    /// Bronze's address as the cluster names it, where it does so in another way (s3a:// for Apache Spark)
+    #[arg(long, env = "ETL_REMOTE_BRONZE", value_name = "URL")]
+    remote_bronze: Option<String>,
+    /// Silver's address as the cluster names it
+    #[arg(long, env = "ETL_REMOTE_SILVER", value_name = "URL")]
+    remote_silver: Option<String>,
+    /// How long the cluster may take to answer a call
+    #[arg(long, env = "ETL_REMOTE_ANSWER", value_parser = time, default_value = "1 min", value_name = "TIME")]
+    remote_answer: Duration,
+    /// How long nothing may come from a statement that runs, until it is asked for again (it is not run again)
+    #[arg(long, env = "ETL_REMOTE_SILENCE", value_parser = time, default_value = "5 min", value_name = "TIME")]
+    remote_silence: Duration,
+}
+
+impl Cluster {
+    fn remote(&self) -> Option<Remote> {
+        let patience = Patience { answer: self.remote_answer, silence: self.remote_silence };
+        let address = self.remote.clone()?;
+        Some(Remote { address, bronze: self.remote_bronze.clone(), silver: self.remote_silver.clone(), patience })
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Format {
     Text,
@@ -165,6 +198,12 @@ const CHUNK_BYTES: usize = 1 << 20;
 impl Places {
     async fn open_bronze(&self) -> Result<Store, RunError> {
         Ok(Store::open(&self.bronze, &store_options(&self.bronze, &self.bronze_options)?).await?)
+    }
+
+    /// For what others will read and write.
+    fn named(&self) -> script::Places {
+        let (jobs, schemas) = (self.jobs.clone(), self.schemas.clone());
+        script::Places { jobs, schemas, bronze: self.bronze.clone(), silver: self.silver.clone() }
     }
 
     async fn open_silver(&self) -> Result<Store, RunError> {
@@ -268,6 +307,7 @@ pub fn main() -> u8 {
             Verb::Ledger(args) => finish(reprocess::ledger(args).await),
             Verb::Compact(args) => finish(Box::pin(compact::compact(args)).await),
             Verb::Vacuum(args) => finish(vacuum::run(args).await),
+            Verb::Register(args) => finish(Box::pin(register::run(args)).await),
             Verb::Doctor(args) => finish(doctor::doctor(args).await),
             Verb::Schema(args) => finish(Box::pin(schema::schema(args)).await),
             Verb::Deploy(args) => deploy::deploy(&args),

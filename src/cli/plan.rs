@@ -1,12 +1,15 @@
 //! `etl plan`: what a run would read.
 
-use clap::Args;
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
 use comfy_table::Cell;
 
 use super::{Format, Objects, Places, Sources, Tuning, compact, output, requests, settings};
+use crate::engine::spark::SqlDialect;
 use crate::plan::price::PRICES;
 use crate::run::care::{self, Options};
-use crate::run::{RunError, Settings, inspect};
+use crate::run::{RunError, Settings, inspect, script};
 
 #[derive(Debug, Args)]
 pub struct PlanArgs {
@@ -22,9 +25,59 @@ pub struct PlanArgs {
     /// With --compact: every partition that gains anything, as `etl compact --force` takes them
     #[arg(long, requires = "compact")]
     force: bool,
+    /// The whole job as SQL files, instead: for a warehouse, where there is no place to run etl
+    #[arg(long, value_enum, conflicts_with = "compact", value_name = "FORM")]
+    emit: Option<Emit>,
+    /// With --emit: whose SQL
+    #[arg(long, value_enum, default_value_t = Dialect::Databricks, requires = "emit")]
+    dialect: Dialect,
+    /// With --emit: a folder for the files, one folder per entity and country in it; without it they are printed
+    #[arg(long, requires = "emit", value_name = "DIR")]
+    out: Option<PathBuf>,
     /// Form of the answer on stdout
     #[arg(long, env = "ETL_OUTPUT", value_enum, default_value_t = Format::Text)]
     output: Format,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Emit {
+    Sql,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Dialect {
+    Databricks,
+    Spark,
+}
+
+impl From<Dialect> for SqlDialect {
+    fn from(dialect: Dialect) -> Self {
+        match dialect {
+            Dialect::Databricks => Self::Databricks,
+            Dialect::Spark => Self::Spark,
+        }
+    }
+}
+
+/// Writes or prints the job's SQL.
+fn emit(args: &PlanArgs) -> Result<u8, RunError> {
+    for request in requests(&args.places, &args.sources) {
+        for step in script::steps(&args.places.named(), &request, args.dialect.into())? {
+            let Some(out) = &args.out else {
+                output::println(&format!("-- {} {} {}", request.entity, request.country, step.text()));
+                continue;
+            };
+            let folder = out.join(format!("{}_{}", request.entity, request.country));
+            let file = folder.join(format!("{}.sql", step.name));
+            let written = std::fs::create_dir_all(&folder).and_then(|()| std::fs::write(&file, step.text()));
+            if let Err(error) = written {
+                output::error(&format!("cannot write {}: {error}", file.display()));
+                return Ok(2);
+            }
+            output::say(&format!("{}", file.display()));
+        }
+    }
+    Ok(0)
 }
 
 /// What reading it costs on S3 and Fargate.
@@ -66,6 +119,9 @@ async fn plan_compaction(args: &PlanArgs, settings: &Settings) -> Result<u8, Run
 }
 
 pub async fn plan(args: PlanArgs) -> Result<u8, RunError> {
+    if args.emit.is_some() {
+        return emit(&args);
+    }
     let settings = settings(String::new(), &args.places, Some(&args.objects), Tuning::default()).await?;
     if args.compact {
         return plan_compaction(&args, &settings).await;

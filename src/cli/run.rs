@@ -13,9 +13,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::metrics::{self, Sink};
 use super::task::{self, Task};
-use super::{Format, Objects, Places, Sources, Tuning, bytes, output, requests, settings, time};
+use super::{Cluster, Format, Objects, Places, Sources, Tuning, bytes, output, requests, settings, time};
 use crate::engine::local::Progress;
-use crate::run::cluster::Remote;
 use crate::run::report::{JobReport, Outcome, RejectCount, RunReport};
 use crate::run::stop::{GIVING_UP_TAKES, Stop};
 use crate::run::{Observer, Request, RunError, Settings};
@@ -31,15 +30,8 @@ pub struct RunArgs {
     /// What carries the work out
     #[arg(long, env = "ETL_ENGINE", value_enum, default_value_t = EngineName::Local)]
     engine: EngineName,
-    /// Spark Connect server for --engine spark
-    #[arg(long, env = "ETL_REMOTE", value_name = "sc://…")]
-    remote: Option<String>,
-    /// Bronze's address as the cluster names it, where it does so in another way (s3a:// for Apache Spark)
-    #[arg(long, env = "ETL_REMOTE_BRONZE", value_name = "URL")]
-    remote_bronze: Option<String>,
-    /// Silver's address as the cluster names it
-    #[arg(long, env = "ETL_REMOTE_SILVER", value_name = "URL")]
-    remote_silver: Option<String>,
+    #[command(flatten)]
+    cluster: Cluster,
     /// Memory to plan with [default: the container's limit, else the machine's]
     #[arg(long, env = "ETL_MEMORY", value_parser = bytes, value_name = "SIZE")]
     memory: Option<u64>,
@@ -153,12 +145,9 @@ fn check_writable(path: &Path) -> Result<(), String> {
 }
 
 async fn execute(args: &RunArgs, run_id: String, task: Option<&Task>) -> Result<RunReport, RunError> {
-    let cluster = match (args.engine, &args.remote) {
-        (EngineName::Local, _) => None,
-        (EngineName::Spark, None) => return Err(RunError::NoRemote),
-        (EngineName::Spark, Some(address)) => {
-            Some(Remote { address: address.clone(), bronze: args.remote_bronze.clone(), silver: args.remote_silver.clone() })
-        }
+    let cluster = match args.engine {
+        EngineName::Local => None,
+        EngineName::Spark => Some(args.cluster.remote().ok_or(RunError::NoRemote)?),
     };
     let requests = requests(&args.places, &args.sources);
     let console = Console::new();

@@ -5,6 +5,7 @@
 
 mod columns;
 pub mod compact;
+pub mod databricks;
 pub mod ecs;
 pub mod in_path;
 pub mod lateness;

@@ -34,7 +34,8 @@ pub fn extent_of(layout: Layout, path: &PathValues) -> String {
     format!("{} {}", layout_rank(layout), path_date(path).map(date_text).unwrap_or_default())
 }
 
-fn layout_rank(layout: Layout) -> char {
+/// How orders begin.
+pub fn layout_rank(layout: Layout) -> char {
     match layout {
         Layout::YearRoot => '0',
         Layout::Firehose => '1',

@@ -20,14 +20,14 @@ use crate::engine::local::Staged;
 use crate::engine::local::codec::Codec;
 use crate::engine::local::explain::{Explainer, HEAD, Line, is_one_record, lines_of, offset_at};
 use crate::engine::spark::client::{ClientError, Session};
-use crate::engine::spark::statements::{self, Places, Statements, settled_schema, staged_schema};
-use crate::engine::spark::{Dialect, condition};
+use crate::engine::spark::statements::{self, Own, Places, Statements, settled_schema, staged_schema};
+use crate::engine::spark::{Dialect, Patience, condition};
 use crate::ledger::cluster::{self, ClusterLease};
 use crate::ledger::{Claim, Intended, TableIntent};
 use crate::plan::in_path::InPath;
 use crate::plan::{BatchPlan, SourcePlan};
 use crate::silver::write::parquet_bytes;
-use crate::silver::{Table, TableShape};
+use crate::silver::{Table, TableShape, Writer};
 use crate::store::Store;
 
 /// Objects of one statement: plans grow with them.
@@ -39,11 +39,11 @@ pub struct Remote {
     pub address: String,
     pub bronze: Option<String>,
     pub silver: Option<String>,
+    pub patience: Patience,
 }
 
-/// The session of a run on a cluster. What a cluster cannot do at all is said before anything is sent.
-pub async fn open(settings: &Settings, plan: &SourcePlan) -> Result<Option<Session>, RunError> {
-    let Some(remote) = &settings.cluster else { return Ok(None) };
+/// What a cluster cannot do at all is said before anything is sent.
+pub fn refuse(plan: &SourcePlan) -> Result<(), RunError> {
     let cannot = |reason: String| RunError::NotOnCluster { entity: plan.source.entity.clone(), reason };
     if plan.job.is_snapshot() {
         return Err(cannot("its mode is snapshot, whose rows leave by what a whole day lacks".to_owned()));
@@ -57,7 +57,17 @@ pub async fn open(settings: &Settings, plan: &SourcePlan) -> Result<Option<Sessi
     if plan.deletes.as_ref().is_some_and(|deletes| !condition::is_decidable(deletes.logical())) {
         return Err(cannot("its delete_when has a form that servers do not read alike".to_owned()));
     }
-    Ok(Some(Box::pin(Session::open(&remote.address, &settings.run_id)).await?))
+    Ok(())
+}
+
+pub async fn open(settings: &Settings) -> Result<Option<Session>, RunError> {
+    let Some(remote) = &settings.cluster else { return Ok(None) };
+    Ok(Some(Box::pin(Session::open(&remote.address, &settings.run_id, remote.patience)).await?))
+}
+
+/// Where an entity's batches lie on their way through a cluster, one folder each.
+pub fn staging(entity: &str) -> String {
+    format!("_etl/spark/{entity}")
 }
 
 /// What a cluster does for a part of an intent, unless the table has that already.
@@ -162,7 +172,7 @@ struct Stage<'p> {
 impl<'p> Stage<'p> {
     fn new(run: &SourceRun<'_>, plan: &'p Arc<BatchPlan>) -> Self {
         let silver = &run.settings.silver;
-        let folder = format!("_etl/spark/{}", plan.batch);
+        let folder = format!("{}/{}", staging(&plan.of.source.entity), plan.batch);
         let remote = run.settings.cluster.as_ref();
         let bronze = remote.and_then(|remote| remote.bronze.clone()).unwrap_or_else(|| place(&run.settings.engine.bronze));
         let root = remote.and_then(|remote| remote.silver.clone()).unwrap_or_else(|| place(silver));
@@ -186,13 +196,7 @@ impl<'p> Stage<'p> {
     }
 
     fn statements(&self) -> Statements<'_> {
-        Statements {
-            plan: &self.plan.of,
-            dialect: self.dialect,
-            places: self.places.clone(),
-            batch: self.plan.batch.clone(),
-            ingested_at: self.plan.ingested_at,
-        }
+        Statements { plan: &self.plan.of, dialect: self.dialect, places: self.places.clone(), tables: Own::There }
     }
 
     /// Everything up to the gate.
@@ -201,7 +205,7 @@ impl<'p> Stage<'p> {
         let Some(session) = &run.session else { return Err(RunError::NoRemote) };
         let schema = staged_schema(&plan.of);
         for (table, schema) in [(&self.staged, schema.clone()), (&self.settled, settled_schema(&plan.of))] {
-            table.ensure(&shape(schema)).await?;
+            table.ensure(&shape(schema), Writer::Cluster).await?;
         }
         let (there, mut here) = self.sort_out(&run.settings.engine.bronze).await?;
         let mut explainer = Explainer::new(plan, &tables, schema);
@@ -283,7 +287,8 @@ impl<'p> Stage<'p> {
 
     async fn stage(&self, session: &Session, there: &[(BronzeObject, InPath)]) -> Result<(), ClientError> {
         for objects in there.chunks(OBJECTS_A_STATEMENT) {
-            session.execute("staging", &self.statements().stage(objects)).await?;
+            let statement = self.statements().stage(objects, &self.plan.batch, self.plan.ingested_at);
+            session.execute("staging", &statement).await?;
         }
         Ok(())
     }
@@ -360,7 +365,7 @@ fn shape(schema: SchemaRef) -> TableShape {
 }
 
 /// A store as a cluster on the same machine or of the same cloud names it.
-fn place(store: &Store) -> String {
+pub fn place(store: &Store) -> String {
     match store.url().to_file_path() {
         Ok(path) => format!("file://{}", path.display()),
         Err(()) => store.url().as_str().to_owned(),

@@ -11,7 +11,8 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::care::take_lease;
-use super::{RunError, Settings, commit_intent, load, shapes, tables_of};
+use super::prepare::shapes;
+use super::{RunError, Settings, commit_intent, load, tables_of};
 use crate::contract::Contract;
 use crate::contract::convert::{Conversion, ConvertError};
 use crate::engine::local::Tables;
@@ -21,7 +22,7 @@ use crate::ledger::maintenance::TableLease;
 use crate::plan::SourcePlan;
 use crate::plan::price::{Estimate, PRICES, Rewrite};
 use crate::silver::migrate::{Comparison, Difference, Migrated, Migration};
-use crate::silver::{Table, TableShape};
+use crate::silver::{Table, TableShape, Writer};
 
 /// What a migration does, or did, to one table.
 #[derive(Debug, Clone, Serialize)]
@@ -86,7 +87,7 @@ pub async fn migrate(settings: &Settings, entity: &str, execute: bool) -> Result
         rewrite(settings, &job, &contract, &tables, &steps, &mut report).await?;
     }
     for step in &steps {
-        step.table.ensure(&step.shape).await?;
+        step.table.ensure(&step.shape, Writer::Ours).await?;
     }
     Ok(Some(report))
 }

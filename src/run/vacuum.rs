@@ -12,7 +12,7 @@ use percent_encoding::percent_decode_str;
 use serde::Serialize;
 
 use super::care::take_lease;
-use super::{RunError, Settings, load, tables_of};
+use super::{RunError, Settings, cluster, load, tables_of};
 use crate::job::Job;
 use crate::ledger::Ledger;
 use crate::silver::vacuum::{Why, delete};
@@ -47,6 +47,8 @@ impl FolderWaste {
 struct Named {
     files: HashSet<String>,
     lists: HashSet<String>,
+    /// Batches that a cluster has yet to bring into a table, from rows that it staged.
+    batches: HashSet<String>,
 }
 
 /// Looks at every source of the entity, also those that the job does not name any more. With a short retention nothing may be under
@@ -67,6 +69,7 @@ async fn named(settings: &Settings, job: &Job, short: bool) -> Result<Named, Run
             if short {
                 return Err(RunError::BusyForVacuum { of: source, run: part.run.clone() });
             }
+            named.batches.extend(Some(part.batch.clone()).filter(|_| !part.statements.is_empty()));
             named.lists.extend(part.replaces.as_ref().map(|replaced| replaced.list.clone()));
             let paths = part.adds.iter().filter_map(|add| add.get("path")?.as_str());
             named.files.extend(paths.map(|path| percent_decode_str(path).decode_utf8_lossy().into_owned()));
@@ -87,6 +90,10 @@ pub async fn vacuum(settings: &Settings, entity: &str, retention: Duration, exec
         let name = format!("_etl/ledger/{}/{}", source.entity, source.database);
         reports.push(FolderWaste::of(&name, ledger.store(), covered.collect(), execute).await?);
     }
+    let on_cluster = settings.silver.folder(&cluster::staging(entity));
+    let is_dead = |path: &str| path.split('/').next().is_none_or(|batch| !named_before.batches.contains(batch));
+    reports
+        .push(FolderWaste::of(&cluster::staging(entity), &on_cluster, dead(&on_cluster, "", older_than, is_dead).await?, execute).await?);
     reports.retain(|report| !report.files.is_empty());
     let tables = tables_of(&settings.silver, &job);
     for table in tables.all() {
@@ -121,11 +128,16 @@ async fn staged_lists(
     execute: bool,
 ) -> Result<Option<FolderWaste>, RunError> {
     let staging = table.staging();
-    let entries: Vec<(String, object_store::ObjectMeta)> = staging.list(&table.name).try_collect().await?;
-    let dead = entries.into_iter().filter(|(path, meta)| meta.last_modified < older_than && !named.contains(path));
-    let files: Vec<Waste> = dead.map(|(path, meta)| Waste::of(path, &meta, Why::Orphan)).collect();
+    let files = dead(&staging, &table.name, older_than, |path| !named.contains(path)).await?;
     if files.is_empty() {
         return Ok(None);
     }
     Ok(Some(FolderWaste::of("_etl/staging", &staging, files, execute).await?))
+}
+
+/// Files of `store` below `prefix` that were last written before `older_than`, as far as they are of no use.
+async fn dead(store: &Store, prefix: &str, older_than: DateTime<Utc>, is_of_no_use: impl Fn(&str) -> bool) -> Result<Vec<Waste>, RunError> {
+    let entries: Vec<(String, object_store::ObjectMeta)> = store.list(prefix).try_collect().await?;
+    let dead = entries.into_iter().filter(|(path, meta)| meta.last_modified < older_than && is_of_no_use(path));
+    Ok(dead.map(|(path, meta)| Waste::of(path, &meta, Why::Orphan)).collect())
 }

@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 use delta_kernel::snapshot::SnapshotRef;
 use serde_json::json;
 
+use super::features::{IN_COMMIT_TIMESTAMPS, Writer, check};
 use super::replace::{Exchange, exchange, paths};
-use super::table::{check_writable, engine_info};
+use super::table::engine_info;
 use super::{GUARDED, SilverError, Table};
 use crate::job;
 use crate::ledger::TableIntent;
@@ -71,7 +72,7 @@ impl Table {
                 self.discard(exchanged, &tried, &now).await;
                 return Ok(Committed::Before);
             }
-            check_writable(&self.name, &now)?;
+            check(&self.name, &now, if intent.statements.is_empty() { Writer::Ours } else { Writer::Cluster })?;
             if intent.replaces.is_some() || intent.expires.is_some() {
                 let (version, files) = self.versioned_files(|_| true).await?;
                 if version != now.version() {
@@ -91,7 +92,7 @@ impl Table {
                 });
             }
             let version = now.version() + 1;
-            let put = match self.put_version(version, &actions(intent, exchanged.as_ref())).await {
+            let put = match self.put_version(version, &actions(intent, exchanged.as_ref(), self.in_commit_timestamp(&now).await?)).await {
                 Ok(put) => put,
                 // It had no effect yet; the next snapshot tells whether it got one.
                 Err(error) if failures == TRIES || matches!(&error, SilverError::Store(error) if error.is_users()) => return Err(error),
@@ -125,6 +126,20 @@ impl Table {
         .await
     }
 
+    /// The time that the next commit must tell, where the table has commits tell theirs: later than the last one's.
+    async fn in_commit_timestamp(&self, now: &SnapshotRef) -> Result<Option<i64>, SilverError> {
+        let properties = now.table_configuration().metadata().configuration();
+        if properties.get(IN_COMMIT_TIMESTAMPS).is_none_or(|on| !on.eq_ignore_ascii_case("true")) {
+            return Ok(None);
+        }
+        let now = now.clone();
+        self.blocking(move |table| {
+            let last = now.get_timestamp(table.log.engine(None).as_ref()).map_err(|source| table.kernel(source))?;
+            Ok(Some(chrono::Utc::now().timestamp_millis().max(last + 1)))
+        })
+        .await
+    }
+
     /// Files that no commit names and none can name any more: a put that is still under way may yet take a version that is free.
     async fn discard(&self, exchanged: Option<Exchange>, tried: &[u64], now: &SnapshotRef) {
         if let Some(exchange) = exchanged.filter(|_| tried.iter().all(|version| *version <= now.version())) {
@@ -137,6 +152,10 @@ impl Table {
         let version = before.version() + 1;
         let since = version - before.log_segment().checkpoint_version.unwrap_or(0);
         let late = since >= 2 * every && version.is_multiple_of(every.div_ceil(10));
+        // Of a table with features whoever writes its rows makes the checkpoints.
+        if check(&self.name, before, Writer::Ours).is_err() {
+            return;
+        }
         if (version.is_multiple_of(every) || late)
             && let Err(error) = self.checkpoint().await
         {
@@ -151,14 +170,13 @@ pub fn jitter() -> f64 {
     0.5 + f64::from(random) / f64::from(u32::MAX) / 2.0
 }
 
-fn actions(intent: &TableIntent, exchange: Option<&Exchange>) -> Vec<serde_json::Value> {
+fn actions(intent: &TableIntent, exchange: Option<&Exchange>, in_commit_timestamp: Option<i64>) -> Vec<serde_json::Value> {
     let now = chrono::Utc::now().timestamp_millis();
     let files = intent.adds.len();
     let exchanged: Vec<serde_json::Value> = exchange.into_iter().flat_map(|exchange| exchange.actions(true)).collect();
     let (operation, parameters) =
         if exchanged.is_empty() { ("WRITE", json!({"mode": "Append"})) } else { ("MERGE", json!({"source": intent.batch})) };
-    let mut actions = vec![
-        json!({"commitInfo": {
+    let mut info = json!({
             "timestamp": now,
             "operation": operation,
             "operationParameters": parameters,
@@ -170,9 +188,11 @@ fn actions(intent: &TableIntent, exchange: Option<&Exchange>) -> Vec<serde_json:
             "etlIntent": intent.k,
             // Tells a commit from every other attempt at it.
             "etlAttempt": uuid::Uuid::new_v4().to_string(),
-        }}),
-        json!({"txn": {"appId": intent.app_id, "version": intent.k, "lastUpdated": now}}),
-    ];
+    });
+    if let Some(timestamp) = in_commit_timestamp {
+        info["inCommitTimestamp"] = json!(timestamp);
+    }
+    let mut actions = vec![json!({"commitInfo": info}), json!({"txn": {"appId": intent.app_id, "version": intent.k, "lastUpdated": now}})];
     actions.extend(exchanged);
     actions.extend(intent.adds.iter().map(|add| json!({"add": add})));
     actions

@@ -29,9 +29,10 @@ use super::attempt::Attempt;
 use super::cluster::{self, Memory};
 use super::commit::{FIRST_BACKOFF, LAST_BACKOFF, jitter};
 use super::encoding::choices;
+use super::features::{Writer, check};
 use super::file::{DataFile, row_hashes, whole_file};
 use super::replace::{Exchange, partition_types, partition_values, paths};
-use super::table::{CLUSTERED, check_writable, engine_info, fingerprint};
+use super::table::{CLUSTERED, engine_info, fingerprint};
 use super::write::{partition_writer, remove_staged};
 use super::{GUARDED, LiveFile, SilverError, Table};
 use crate::job::{self, ClusterBy};
@@ -134,7 +135,7 @@ impl Table {
         keep: impl Fn(&LiveFile) -> bool,
     ) -> Result<Planned, SilverError> {
         let (snapshot, files) = self.snapshot_with_files(keep).await?;
-        check_writable(&self.name, &snapshot)?;
+        check(&self.name, &snapshot, Writer::Ours)?;
         let schema: Schema =
             snapshot.schema().as_ref().try_into_arrow().map_err(|source| SilverError::Arrow { table: self.name.clone(), source })?;
         let order = shape.cluster.as_ref().map(ClusterBy::name);
@@ -351,7 +352,7 @@ impl Table {
                 Some(_) if !ours => return Err(self.fenced(lease)),
                 Some(again) => again,
                 None => {
-                    check_writable(&self.name, &now)?;
+                    check(&self.name, &now, Writer::Ours)?;
                     if !ours || fingerprint(&now) != planned.fingerprint {
                         self.give_up(bins).await;
                         return Err(if ours { SilverError::ShapeChanged { table: self.name.clone() } } else { self.fenced(lease) });

@@ -22,9 +22,10 @@ use super::attempt::Attempt;
 use super::commit::{FIRST_BACKOFF, LAST_BACKOFF, jitter};
 use super::compact::rows_of_files;
 use super::encoding::choices;
+use super::features::{Writer, check};
 use super::file::DataFile;
 use super::replace::{Exchange, partition_types, partition_values, paths};
-use super::table::{check_writable, engine_info, fingerprint};
+use super::table::{engine_info, fingerprint};
 use super::write::partition_writer;
 use super::{LiveFile, SilverError, Table, TableShape};
 use crate::contract::convert::Conversion;
@@ -266,7 +267,7 @@ impl Table {
             let (mut next, migrated) = match (tried, told) {
                 (Some(again), Some(told)) => (again, told),
                 _ => {
-                    check_writable(&self.name, &now)?;
+                    check(&self.name, &now, Writer::Ours)?;
                     if fingerprint(&now) != migration.fingerprint {
                         return Err(SilverError::ShapeChanged { table: self.name.clone() });
                     }

@@ -9,6 +9,7 @@ mod cluster;
 mod commit;
 pub mod compact;
 mod encoding;
+mod features;
 mod file;
 pub mod keys;
 pub mod migrate;
@@ -21,6 +22,7 @@ pub mod write;
 
 pub use cluster::Memory;
 pub use commit::{Committed, jitter};
+pub use features::Writer;
 pub use file::HashedMap;
 pub use table::{LiveFile, Table, TableShape};
 pub use vacuum::Waste;

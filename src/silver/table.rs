@@ -16,6 +16,7 @@ use deltalake::logstore::{LogStoreRef, StorageConfig, default_logstore};
 use serde_json::json;
 
 use super::SilverError;
+use super::features::{CLUSTERING, Writer, check, has};
 use crate::plan::compact::PartitionValues;
 use crate::store::Store;
 
@@ -178,7 +179,7 @@ impl Table {
     }
 
     /// Creates the table if need be, adds columns that the contract added, and refuses what cannot be written safely.
-    pub async fn ensure(&self, shape: &TableShape) -> Result<(), SilverError> {
+    pub async fn ensure(&self, shape: &TableShape, writer: Writer) -> Result<(), SilverError> {
         let wanted = Arc::new(self.delta_schema(shape)?);
         // A put that failed may have landed: looking again tells. One that fails again did not.
         let (mut unanswered, mut unreadable) = (false, false);
@@ -201,9 +202,10 @@ impl Table {
                     continue;
                 }
             };
-            check_writable(&self.name, &snapshot)?;
+            check(&self.name, &snapshot, writer)?;
             let found = snapshot.table_configuration().metadata().partition_columns().to_vec();
-            if found != shape.partition_by {
+            // A cluster may have given partitions up for clustering: it is the one that writes such a table.
+            if found != shape.partition_by && !(found.is_empty() && has(&snapshot, CLUSTERING)) {
                 return Err(SilverError::PartitioningDiffers {
                     table: self.name.clone(),
                     found: found.join(", "),
@@ -318,6 +320,7 @@ impl Table {
         if missing.is_empty() && (shape.contract_version.is_none() || table_version == shape.contract_version) {
             return Ok(false);
         }
+        check(&self.name, snapshot, Writer::Ours)?;
         // New columns go last: a table's column order is not the contract's to change.
         let fields: Vec<StructField> = found.fields().cloned().chain(missing).collect();
         let schema = StructType::try_new(fields).map_err(|source| self.kernel(source))?;
@@ -335,6 +338,15 @@ impl Table {
     /// The newest contract version that the table was written with.
     pub(super) fn contract_version(snapshot: &SnapshotRef) -> Option<u32> {
         snapshot.table_configuration().metadata().configuration().get(CONTRACT_VERSION)?.parse().ok()
+    }
+
+    /// Of columns, as the table has them.
+    pub fn comments(snapshot: &SnapshotRef) -> BTreeMap<String, String> {
+        let comment = |field: &StructField| match field.metadata().get("comment") {
+            Some(MetadataValue::String(comment)) => Some((field.name().clone(), comment.clone())),
+            _ => None,
+        };
+        snapshot.schema().fields().filter_map(comment).collect()
     }
 
     /// The table's metadata with the columns of another shape.
@@ -411,31 +423,4 @@ pub(super) fn fingerprint(snapshot: &Snapshot) -> String {
 /// Comments and other field metadata aside.
 fn same_type(a: &StructField, b: &StructField) -> bool {
     a.data_type() == b.data_type()
-}
-
-/// Refuses, by name, tables whose features we would silently break.
-pub(super) fn check_writable(table: &str, snapshot: &Snapshot) -> Result<(), SilverError> {
-    const HARMLESS: &[&str] = &["appendOnly", "invariants"];
-    let refuse = |what: String| {
-        Err(SilverError::Unsupported { table: table.to_owned(), what, remedy: "write it with Spark, or drop the feature".to_owned() })
-    };
-    let protocol = snapshot.table_configuration().protocol();
-    let features = protocol.reader_features().into_iter().chain(protocol.writer_features()).flatten();
-    for feature in features {
-        let name = feature.to_string();
-        if !HARMLESS.contains(&name.as_str()) {
-            return refuse(format!("the table feature `{name}`"));
-        }
-    }
-    let (reader, writer) = (protocol.min_reader_version(), protocol.min_writer_version());
-    if (reader > 1 && reader != 3) || (writer > 2 && writer != 7) {
-        return refuse(format!("protocol ({reader},{writer})"));
-    }
-    let metadata = snapshot.table_configuration().metadata();
-    let constrained =
-        metadata.configuration().keys().find(|key| key.starts_with("delta.constraints.") || *key == "delta.columnMapping.mode");
-    match constrained {
-        Some(key) => refuse(format!("the property `{key}`")),
-        None => Ok(()),
-    }
 }

@@ -8,6 +8,7 @@ use deltalake::DeltaTable;
 use futures::{StreamExt, TryStreamExt};
 use serde::Serialize;
 
+use super::features::{Writer, check};
 use super::{SilverError, Table};
 use crate::store::Store;
 
@@ -59,6 +60,7 @@ impl Table {
         if !self.exists().await? {
             return Ok(found);
         }
+        check(&self.name, self.snapshot().await?.as_ref(), Writer::Cluster)?;
         // Listed before the log is read: a file that is committed in between is known by then.
         let mut entries = self.store.list("");
         while let Some((path, meta)) = entries.try_next().await? {

@@ -5,6 +5,8 @@
   deploy_check.py reach <template.json> <role> <silver folder> <bucket/prefix>
                                                    the role may write every file that a run left below a local silver folder
   deploy_check.py mutations <template.json>        the checks find what is broken on purpose
+  deploy_check.py bundle <folder> [<schema.json>]  a Databricks asset bundle: its jobs, the files that they name, the SQL in them; and the
+                                                   schema that `databricks bundle schema` prints, where it is given
 
 It exits 1 if anything is wrong. The rules are written down a second time here, apart from those of `etl deploy ecs` itself.
 """
@@ -22,6 +24,9 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+import jsonschema
+import yaml
 
 Json = Any
 
@@ -303,8 +308,67 @@ def mutations(path: str) -> Iterator[str]:
             yield "cfn-lint lets a wrong pair of CPU and memory pass"
 
 
+def sql_problems(text: str) -> Iterator[str]:
+    """What a splitter of statements, or whoever replaces parameters, would trip over: seen by quotes alone."""
+    quote, at, ends = "", 0, 0
+    while at < len(text):
+        here = text[at]
+        if quote == "'" and here == "\\":
+            at += 1
+        elif quote:
+            quote = "" if here == quote else quote
+        elif here in "'`":
+            quote = here
+        elif here == ";":
+            ends += 1
+        at += 1
+    if quote:
+        yield f"a {quote} is never closed"
+    if not text.rstrip().endswith(";") or ends != text.count(";"):
+        yield "a semicolon stands where no statement ends"
+    for mark in ("${", "{{"):
+        if mark in text:
+            yield f"{mark} would be replaced before the statement is read"
+
+
+def bundle(folder: str, schema: str | None) -> Iterator[str]:
+    root = Path(folder)
+    head = yaml.safe_load((root / "databricks.yml").read_text())
+    whole = {**head, "resources": {"jobs": {}}}
+    if head["include"] != ["resources/*.yml"]:
+        yield "databricks.yml does not include the jobs"
+    named = set()
+    for file in sorted((root / "resources").glob("*.yml")):
+        for key, job in yaml.safe_load(file.read_text())["resources"]["jobs"].items():
+            whole["resources"]["jobs"][key] = job
+            if job["max_concurrent_runs"] != 1:
+                yield f"{key}: two runs would read the same files"
+            if not re.fullmatch(r"0( [0-9*/?,A-Z#-]+){5,6}", job["schedule"]["quartz_cron_expression"]):
+                yield f"{key}: {job['schedule']['quartz_cron_expression']} is no Quartz expression"
+            before = None
+            for task in job["tasks"]:
+                if [on["task_key"] for on in task.get("depends_on", [])] != ([before] if before else []):
+                    yield f"{key}: {task['task_key']} does not wait for {before}"
+                before = task["task_key"]
+                path = (file.parent / task["sql_task"]["file"]["path"]).resolve()
+                named.add(path)
+                if not path.is_file():
+                    yield f"{key}: there is no file {path}"
+    for path in sorted(root.resolve().glob("sql/*/*.sql")):
+        if path not in named:
+            yield f"{path}: no task runs it"
+        yield from (f"{path}: {problem}" for problem in sql_problems(path.read_text()))
+    if not whole["resources"]["jobs"]:
+        yield "there are no jobs"
+    if schema:
+        validator = jsonschema.Draft202012Validator(json.loads(Path(schema).read_text()))
+        yield from (f"{'/'.join(map(str, error.path))}: {error.message[:300]}" for error in validator.iter_errors(whole))
+
+
 def main(arguments: list[str]) -> int:
     match arguments:
+        case ["bundle", folder, *schema]:
+            problems = list(bundle(folder, schema[0] if schema else None))
         case ["dockerfile", path]:
             problems = list(dockerfile(path))
         case ["template", *paths] if paths:

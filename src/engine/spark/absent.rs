@@ -2,7 +2,7 @@
 
 use arrow::array::RecordBatch;
 
-use super::Dialect;
+use super::{Dialect, Patience};
 
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
@@ -25,7 +25,7 @@ impl ClientError {
 pub enum Session {}
 
 impl Session {
-    pub async fn open(_: &str, _: &str) -> Result<Self, ClientError> {
+    pub async fn open(_: &str, _: &str, _: Patience) -> Result<Self, ClientError> {
         Err(ClientError::Absent)
     }
 

@@ -3,9 +3,10 @@
 //! A statement is sent once, with an operation id of its own. Whatever happens to its stream (the server ends it every few minutes, a
 //! proxy drops it), the client attaches to the same operation again from the last response that it has, until the server says that the
 //! result is complete; so a statement is never run twice because of a lost answer. Then its responses are released on the server.
-//! A server that does not answer at all is told from one that works: the first call has a deadline.
+//! A server that does not answer at all is told from one that works: calls have deadlines, and a stream on which nothing has come for
+//! long is taken for dropped.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arrow::array::RecordBatch;
 use arrow::ipc::reader::StreamReader;
@@ -17,11 +18,9 @@ use spark_connect_core::retries::RetryPolicy;
 use spark_connect_proto as proto;
 use spark_connect_proto::execute_plan_response::ResponseType;
 
-use super::Dialect;
 use super::sql::text;
+use super::{Dialect, Patience, shown};
 
-/// A server that has not answered by then is not there, or does not speak TLS where that was asked for.
-const FIRST_ANSWER: Duration = Duration::from_mins(1);
 /// Instants as microseconds, not as Spark's INT96, which other readers take for nanoseconds and so cannot tell before 1677 or after 2262.
 const SETTINGS: [(&str, &str); 3] = [
     ("spark.sql.session.timeZone", "UTC"),
@@ -30,6 +29,8 @@ const SETTINGS: [(&str, &str); 3] = [
 ];
 /// Times that a stream is taken up again without anything having come.
 const REATTACHES: u32 = 20;
+/// A stream that lived so long was ended by the server as it does with every long one.
+const LIVED: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 const USER: &str = "etl";
@@ -39,14 +40,18 @@ const CLIENT: &str = concat!("silversmith/", env!("CARGO_PKG_VERSION"));
 pub enum ClientError {
     #[error("{remote} is no address of a Spark Connect server (sc://host:port/;key=value;…): {message}")]
     Address { remote: String, message: String },
-    #[error("{remote} did not answer within {} s; is it a Spark Connect server, and use_ssl=true given where it wants TLS?", FIRST_ANSWER.as_secs())]
-    Silent { remote: String },
+    #[error(
+        "{remote} did not answer within {seconds} s (--remote-answer); is it a Spark Connect server, and use_ssl=true given where it wants TLS?"
+    )]
+    Silent { remote: String, seconds: u64 },
     #[error("the Spark Connect server {remote} is not to be reached: {message}")]
     Unreachable { remote: String, message: String },
     #[error("the server refused {what}: {message}")]
     Refused { what: &'static str, message: String },
     #[error("the server lost {what} half-way ({message}); the next run settles whether it took effect")]
     Lost { what: &'static str, message: String },
+    #[error("the server carried {what} out and has lost the answer")]
+    Forgotten { what: &'static str },
     #[error("the result of {what} is not readable: {message}")]
     Result { what: &'static str, message: String },
     #[error("the server's session has the time zone {found} and cannot be given UTC; instants would be read wrongly")]
@@ -58,7 +63,7 @@ impl ClientError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Address { .. } | Self::Refused { .. } | Self::TimeZone { .. } => 2,
-            Self::Silent { .. } | Self::Unreachable { .. } | Self::Lost { .. } => 5,
+            Self::Silent { .. } | Self::Unreachable { .. } | Self::Lost { .. } | Self::Forgotten { .. } => 5,
             Self::Result { .. } => 70,
         }
     }
@@ -76,6 +81,7 @@ pub struct Session {
     user: String,
     tag: String,
     dialect: Dialect,
+    patience: Patience,
 }
 
 impl std::fmt::Debug for Session {
@@ -85,14 +91,9 @@ impl std::fmt::Debug for Session {
     }
 }
 
-/// The address without what is secret in it.
-pub fn shown(remote: &str) -> String {
-    remote.split(';').next().unwrap_or_default().trim_end_matches('/').to_owned()
-}
-
 impl Session {
     /// Opens a session, sees that it tells times in UTC, and asks what the server understands.
-    pub async fn open(remote: &str, run: &str) -> Result<Self, ClientError> {
+    pub async fn open(remote: &str, run: &str, patience: Patience) -> Result<Self, ClientError> {
         let shown = shown(remote);
         let address = |error: SparkError| ClientError::Address { remote: shown.clone(), message: error.to_string() };
         // Ended by a semicolon in many a manual.
@@ -109,9 +110,9 @@ impl Session {
         client.set_retry_policy(RetryPolicy { max_retries: Some(3), ..RetryPolicy::default() });
         let user = client.user_id().unwrap_or(USER).to_owned();
         let tag = run.rsplit('/').next().unwrap_or(run).replace(',', "-");
-        let mut session = Self { client, remote: shown.clone(), user, tag, dialect: Dialect::Spark };
-        let first = tokio::time::timeout(FIRST_ANSWER, session.prepare()).await;
-        first.map_err(|_| ClientError::Silent { remote: shown })??;
+        let mut session = Self { client, remote: shown.clone(), user, tag, dialect: Dialect::Spark, patience };
+        let first = tokio::time::timeout(patience.answer, session.prepare()).await;
+        first.map_err(|_| ClientError::Silent { remote: shown, seconds: patience.answer.as_secs() })??;
         Ok(session)
     }
 
@@ -161,13 +162,24 @@ impl Session {
         let command = proto::Command {
             command_type: Some(proto::command::CommandType::SqlCommand(proto::SqlCommand { input: query, ..Default::default() })),
         };
-        self.run(what, proto::plan::OpType::Command(command)).await.map(drop)
+        match self.run(what, proto::plan::OpType::Command(command)).await {
+            // Its effect is all that was wanted.
+            Ok(_) | Err(ClientError::Forgotten { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     /// Runs a query for its rows.
     pub async fn query(&self, what: &'static str, query: &str) -> Result<Vec<RecordBatch>, ClientError> {
         tracing::debug!(what, query, "sent");
-        self.run(what, proto::plan::OpType::Root(Self::sql(query))).await
+        let mut failures = 0;
+        loop {
+            match self.run(what, proto::plan::OpType::Root(Self::sql(query))).await {
+                // Asking twice does no harm.
+                Err(ClientError::Forgotten { .. }) if failures < REATTACHES => failures += 1,
+                ended => return ended,
+            }
+        }
     }
 
     fn sql(query: &str) -> proto::Relation {
@@ -192,8 +204,11 @@ impl Session {
         let operation = ExecutePlanResponseReattachableIterator::new(request);
         let answers = self.answers(what, &operation).await;
         // What was answered is of no more use there, however it ended.
-        if let Err(error) = self.client.release_execute(operation.create_release_request(true).await).await {
-            tracing::debug!(what, %error, "an operation was not released; the server does it in time");
+        let release = self.client.release_execute(operation.create_release_request(true).await);
+        match tokio::time::timeout(self.patience.answer, release).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => tracing::debug!(what, %error, "an operation was not released; the server does it in time"),
+            Err(_) => tracing::debug!(what, "the server did not say whether it released an operation"),
         }
         answers
     }
@@ -204,16 +219,17 @@ impl Session {
         what: &'static str,
         operation: &ExecutePlanResponseReattachableIterator,
     ) -> Result<Vec<RecordBatch>, ClientError> {
-        let mut stream = match self.client.execute_plan(operation.request().clone()).await {
-            Ok(stream) => Some(stream),
-            Err(error) if is_unreachable(&error) => None,
-            Err(error) => return Err(ClientError::Refused { what, message: error.to_string() }),
+        let silence = self.patience.silence;
+        let mut stream = match tokio::time::timeout(silence, self.client.execute_plan(operation.request().clone())).await {
+            Ok(Ok(stream)) => Some(stream),
+            Ok(Err(error)) if !is_unreachable(&error) => return Err(ClientError::Refused { what, message: error.to_string() }),
+            Ok(Err(_)) | Err(_) => None,
         };
-        let (mut failures, mut pause, mut batches) = (0, PAUSE, Vec::new());
+        let (mut failures, mut pause, mut batches, mut opened) = (0, PAUSE, Vec::new(), Instant::now());
         loop {
             let dropped = match &mut stream {
-                Some(open) => match open.message().await {
-                    Ok(Some(response)) => {
+                Some(open) => match tokio::time::timeout(silence, open.message()).await {
+                    Ok(Ok(Some(response))) => {
                         (failures, pause) = (0, PAUSE);
                         operation.set_last_response_id(&response).await;
                         match response.response_type {
@@ -224,11 +240,17 @@ impl Session {
                         continue;
                     }
                     // The server ends streams every few minutes; the operation goes on.
-                    Ok(None) => "the stream ended".to_owned(),
-                    Err(status) if is_transient(&status) => status.to_string(),
-                    Err(status) => {
+                    Ok(Ok(None)) => {
+                        if opened.elapsed() > LIVED {
+                            (failures, pause) = (0, PAUSE);
+                        }
+                        "the stream ended".to_owned()
+                    }
+                    Ok(Err(status)) if is_transient(&status) => status.to_string(),
+                    Ok(Err(status)) => {
                         return Err(ClientError::Refused { what, message: SparkError::from_grpc_status(status).to_string() });
                     }
+                    Err(_) => format!("nothing came for {} s", silence.as_secs()),
                 },
                 None => "no answer".to_owned(),
             };
@@ -236,16 +258,21 @@ impl Session {
             if failures > REATTACHES {
                 return Err(ClientError::Lost { what, message: dropped });
             }
+            tracing::debug!(what, dropped, failures, "attached again");
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
-            stream = match self.client.reattach_execute(operation.create_reattach_request().await).await {
-                Ok(stream) => Some(stream),
+            opened = Instant::now();
+            let request = operation.create_reattach_request().await;
+            stream = match tokio::time::timeout(silence, self.client.reattach_execute(request)).await {
+                Ok(Ok(stream)) => Some(stream),
                 // It never arrived: the same operation is sent, which a server that has it after all refuses.
-                Err(error) if is_unknown(&error) && operation.last_response_id().await.is_none() => {
-                    self.client.execute_plan(operation.request().clone()).await.ok()
+                Ok(Err(error)) if is_unknown(&error) && operation.last_response_id().await.is_none() => {
+                    let again = self.client.execute_plan(operation.request().clone());
+                    tokio::time::timeout(silence, again).await.ok().and_then(Result::ok)
                 }
-                Err(error) if is_unreachable(&error) => None,
-                Err(error) => return Err(ClientError::Lost { what, message: error.to_string() }),
+                Ok(Err(error)) if is_forgotten(&error) => return Err(ClientError::Forgotten { what }),
+                Ok(Err(error)) if !is_unreachable(&error) => return Err(ClientError::Lost { what, message: error.to_string() }),
+                Ok(Err(_)) | Err(_) => None,
             };
         }
     }
@@ -258,8 +285,10 @@ impl Session {
     }
 
     pub async fn close(self) {
-        if let Err(error) = self.client.release_session().await {
-            tracing::debug!(%error, "the session was not released; the server does it in time");
+        match tokio::time::timeout(self.patience.answer, self.client.release_session()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!(%error, "the session was not released; the server does it in time"),
+            Err(_) => tracing::debug!("the server did not say whether it released the session"),
         }
     }
 }
@@ -294,7 +323,10 @@ fn is_unreachable(error: &SparkError) -> bool {
 
 fn is_unknown(error: &SparkError) -> bool {
     let text = error.to_string();
-    ["INVALID_HANDLE.OPERATION_NOT_FOUND", "OPERATION_NOT_FOUND", "operation not found", "SESSION_NOT_FOUND"]
-        .iter()
-        .any(|part| text.contains(part))
+    ["OPERATION_NOT_FOUND", "operation not found", "SESSION_NOT_FOUND"].iter().any(|part| text.contains(part))
+}
+
+/// The operation has ended, and its answer went to a stream that was lost: Sail keeps none (0.7.2, `Executor::start`).
+fn is_forgotten(error: &SparkError) -> bool {
+    error.to_string().contains("task context not found for operation")
 }

@@ -13,12 +13,16 @@
 //!
 //! Servers differ in a few words ([`Dialect`]).
 
+pub mod catalog;
 #[cfg_attr(not(feature = "spark"), path = "absent.rs")]
 pub mod client;
 pub mod condition;
 pub mod proof;
+pub mod script;
 pub mod sql;
 pub mod statements;
+
+use std::time::Duration;
 
 /// What a server understands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,4 +31,31 @@ pub enum Dialect {
     Spark,
     /// Sail: no `_metadata`, no check of UTF-8 (its texts are), decimals in JSON are doubles.
     Sail,
+}
+
+/// What emitted SQL is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SqlDialect {
+    Databricks,
+    Spark,
+}
+
+/// How long a server is waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Patience {
+    /// Until it answers a call: one that has not by then is not there, or does not speak TLS where that was asked for.
+    pub answer: Duration,
+    /// Until something comes on the stream of a statement: then it is attached anew.
+    pub silence: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self { answer: Duration::from_mins(1), silence: Duration::from_mins(5) }
+    }
+}
+
+/// The address without what is secret in it.
+pub fn shown(remote: &str) -> String {
+    remote.split(';').next().unwrap_or_default().trim_end_matches('/').to_owned()
 }

@@ -56,7 +56,7 @@ struct Field {
 
 impl Proof {
     /// `None` where no record of the version can be proven.
-    pub fn of(plan: &SourcePlan, version: &Version, dialect: Dialect, batch: &str, ingested_at: i64) -> Option<Self> {
+    pub fn of(plan: &SourcePlan, version: &Version, dialect: Dialect) -> Option<Self> {
         let contract = &plan.contract;
         let root = &version.root;
         let newest = &contract.latest().root.properties;
@@ -89,7 +89,7 @@ impl Proof {
             prover.field(&format!("{}.{}", prover.j, name(&property.name)), &property.name, &property.shape, &mut values);
         }
         values.extend(prover.partition_conditions());
-        let columns = prover.columns(version.number, batch, ingested_at, &mut values);
+        let columns = prover.columns(version.number, &mut values);
         Some(Self {
             version: version.number,
             text: text_conditions(root, plan.job.limits.record, dialect),
@@ -464,7 +464,7 @@ impl Prover<'_> {
         }
     }
 
-    fn columns(&self, version: u32, batch: &str, ingested_at: i64, conditions: &mut Vec<String>) -> Vec<(String, String)> {
+    fn columns(&self, version: u32, conditions: &mut Vec<String>) -> Vec<(String, String)> {
         let plan = self.plan;
         let properties = &plan.contract.latest().root.properties;
         let columns = &plan.columns;
@@ -485,8 +485,8 @@ impl Prover<'_> {
                 Column::SourceFile => "file".to_owned(),
                 Column::SourceOffset | Column::SourceLength | Column::Rescued => "NULL".to_owned(),
                 Column::SchemaVersion => version.to_string(),
-                Column::Batch => text(batch),
-                Column::IngestedAt => format!("timestamp_micros({})", long(ingested_at)),
+                Column::Batch => "batch".to_owned(),
+                Column::IngestedAt => "timestamp_micros(ingested_at)".to_owned(),
                 Column::Order => continue,
             };
             let ty = type_name(field.data_type());

@@ -15,6 +15,26 @@ pub fn text(text: &str) -> String {
     if text.bytes().all(is_plain) && !substituted { format!("'{text}'") } else { format!("CAST(X'{}' AS STRING)", hex(text)) }
 }
 
+/// A text where grammar wants a literal and no expression, on as many lines as it has. Spark and Databricks; other servers do not agree
+/// on escapes.
+pub fn literal(text: &str) -> String {
+    use std::fmt::Write;
+    let mut quoted = String::with_capacity(text.len() + 2);
+    let mut rest = text.chars().peekable();
+    while let Some(c) = rest.next() {
+        // `${` and `{{` begin what is replaced before a statement is parsed; a semicolon ends one for some who split files.
+        let opens = matches!(c, '$' | '{') && rest.peek() == Some(&'{');
+        // Writing to a String cannot fail.
+        let _ = match c {
+            '\'' | '\\' => write!(quoted, "\\{c}"),
+            '\n' => quoted.write_char(c),
+            c if c.is_control() || c == ';' || opens => write!(quoted, "\\u{:04X}", c as u32),
+            c => quoted.write_char(c),
+        };
+    }
+    format!("'{quoted}'")
+}
+
 /// Printable ASCII without quotes that end a text, backslashes, and what ends a statement.
 fn is_plain(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b" !\"#$%&()*+,-./:<=>?@[]^_`{|}~".contains(&byte)
@@ -75,6 +95,8 @@ mod tests {
             assert!(inner.bytes().all(|byte| byte.is_ascii_hexdigit()), "{quoted}");
         }
         assert_eq!(text("'"), "CAST(X'27' AS STRING)");
+        assert_eq!(literal("s3://lake/a b"), "'s3://lake/a b'");
+        assert_eq!(literal("it's ${x} {{y}} $1 é\\;\n\t"), "'it\\'s \\u0024{x} \\u007B{y}} $1 é\\\\\\u003B\n\\u0009'");
     }
 
     #[test]

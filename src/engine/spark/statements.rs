@@ -4,7 +4,7 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use std::sync::Arc;
 
 use super::proof::{Proof, type_name};
-use super::sql::{all, name, table, text};
+use super::sql::{all, long, name, table, text};
 use super::{Dialect, condition};
 use crate::domain::BronzeObject;
 use crate::job::Mode;
@@ -70,16 +70,28 @@ pub struct Statements<'p> {
     pub plan: &'p SourcePlan,
     pub dialect: Dialect,
     pub places: Places,
-    pub batch: String,
-    pub ingested_at: i64,
+    /// Whether staged and settled rows go to tables that are there, or make them.
+    pub tables: Own,
+}
+
+/// A batch's own tables.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Own {
+    There,
+    Made,
 }
 
 impl Statements<'_> {
     /// Bronze → staged rows: what is proven as silver's columns, all else as its text.
-    pub fn stage(&self, objects: &[(BronzeObject, InPath)]) -> String {
-        let of = |version| Proof::of(self.plan, version, self.dialect, &self.batch, self.ingested_at);
-        let proofs: Vec<Proof> = self.plan.contract.versions().filter_map(of).collect();
-        let lines: Vec<String> = objects.iter().map(|(object, in_path)| self.lines(object, in_path)).collect();
+    pub fn stage(&self, objects: &[(BronzeObject, InPath)], batch: &str, ingested_at: i64) -> String {
+        let lines = objects.iter().map(|(object, in_path)| self.lines(object, in_path, batch, ingested_at));
+        self.stage_lines(&lines.collect::<Vec<_>>().join("\n  UNION ALL "))
+    }
+
+    /// The same from rows of a line each: `line`, `nth`, `file`, `tail`, what the path said (`said_…`), `version`, `batch` and
+    /// `ingested_at` (µs since 1970).
+    pub fn stage_lines(&self, lines: &str) -> String {
+        let proofs: Vec<Proof> = self.plan.contract.versions().filter_map(|version| Proof::of(self.plan, version, self.dialect)).collect();
         let each = |made: &dyn Fn(&Proof) -> String| proofs.iter().map(|proof| format!(", {}", made(proof))).collect::<Vec<_>>().concat();
         let formed = each(&|proof| {
             let own = [format!("kinds RLIKE {}", text(&proof.kinds))];
@@ -114,12 +126,11 @@ impl Statements<'_> {
             .as_ref()
             .map_or_else(|| "FALSE".to_owned(), |deletes| format!("coalesce({}, FALSE)", condition::sql(deletes.logical())));
         let rows = format!(
-            "WITH lines AS (\n{}\n), told AS (\n  SELECT *, schema_of_variant(try_parse_json(concat({}, line, '}}'))) AS kinds, \
+            "WITH lines AS (\n{lines}\n), told AS (\n  SELECT *, schema_of_variant(try_parse_json(concat({}, line, '}}'))) AS kinds, \
              try_parse_json(concat('[', line, ']')) IS NOT NULL AS one\n  FROM lines WHERE NOT line RLIKE {}\n), looked AS (\n  \
              SELECT *{formed} FROM told\n), parsed AS (\n  SELECT *{read} FROM looked\n), judged AS (\n  SELECT *{proven} FROM parsed\n), \
              made AS (\n  SELECT {},\n    {any} AS {}, CASE WHEN {keep} THEN line END AS {}, file AS {}, nth AS {}\n  FROM judged\n)\n\
              SELECT *, {deletes} AS {} FROM made",
-            lines.join("\n  UNION ALL "),
             text("{\"x\":"),
             text("^[ \t\r]*$"),
             columns.join(",\n    "),
@@ -132,21 +143,14 @@ impl Statements<'_> {
         self.insert(&self.places.staged, &schema, &rows)
     }
 
-    fn lines(&self, object: &BronzeObject, in_path: &InPath) -> String {
+    fn lines(&self, object: &BronzeObject, in_path: &InPath, batch: &str, ingested_at: i64) -> String {
         let file = format!("{}/{}", self.places.bronze.trim_end_matches('/'), object.key);
-        let nth = match self.dialect {
-            // The split of the file, and the place in it.
-            Dialect::Spark => {
-                "concat(lpad(CAST(_metadata.file_block_start AS STRING), 10, '0'), \
-                 lpad(CAST(monotonically_increasing_id() % 8589934592 AS STRING), 10, '0'))"
-            }
-            Dialect::Sail => "lpad(CAST(monotonically_increasing_id() AS STRING), 20, '0')",
-        };
         let number = |number: Option<i32>| number.map_or_else(|| "CAST(NULL AS INT)".to_owned(), |number| format!("CAST({number} AS INT)"));
         let ([(database, _), (entity, _)], [(year, ..), (month, ..), (day, ..)]) = (in_path.texts, in_path.numbers);
         format!(
-            "SELECT value AS line, {nth} AS nth, {} AS file, {} AS tail, {} AS said_database, {} AS said_entity, {} AS said_year, \
-             {} AS said_month, {} AS said_day, {} AS version FROM text.{}",
+            "SELECT value AS line, {} AS nth, {} AS file, {} AS tail, {} AS said_database, {} AS said_entity, {} AS said_year, \
+             {} AS said_month, {} AS said_day, {} AS version, {} AS batch, {} AS ingested_at FROM text.{}",
+            nth(self.dialect),
             text(&object.key),
             text(&tail(object, &object.key)),
             database.to_string().to_uppercase(),
@@ -155,6 +159,8 @@ impl Statements<'_> {
             number(month),
             number(day),
             self.plan.contract.default_version(object.layout, path_date(&object.path)),
+            text(batch),
+            long(ingested_at),
             name(&file),
         )
     }
@@ -168,6 +174,9 @@ impl Statements<'_> {
             .map(|field| format!("CAST(r.{0} AS {1}) AS {0}", name(field.name()), type_name(field.data_type())))
             .collect();
         match self.dialect {
+            _ if self.tables == Own::Made => {
+                format!("CREATE OR REPLACE TABLE {} USING DELTA AS\nSELECT {} FROM (\n{rows}\n) r", table(to), typed.join(", "))
+            }
             Dialect::Spark => {
                 format!("INSERT INTO {} ({})\nSELECT {} FROM (\n{rows}\n) r", table(to), columns.join(", "), typed.join(", "))
             }
@@ -335,7 +344,7 @@ impl Statements<'_> {
         let silver = self.on_keys("p", "s");
         let columns = [keys.clone(), ["database", "order", "kind", "batch", "marked_at", "marked_on"].map(name).to_vec()].concat();
         let values: Vec<String> = columns.iter().map(|column| format!("s.{column}")).collect();
-        let marked_at = format!("timestamp_micros({})", super::sql::long(self.ingested_at));
+        let marked_at = "s._ingested_at";
         // A record that is the row already needs no mark.
         Some(format!(
             "MERGE INTO {} t USING (\nSELECT {}, s.database AS `database`, s.{ORDER} AS `order`, CASE WHEN s.{FATE} = '{DELETE}' THEN 'deleted' \
@@ -380,6 +389,17 @@ impl Statements<'_> {
             columns.join(", "),
             values.join(", "),
         )
+    }
+}
+
+/// A line's place in its object: the split of the file, and the place in that.
+pub fn nth(dialect: Dialect) -> &'static str {
+    match dialect {
+        Dialect::Spark => {
+            "concat(lpad(CAST(_metadata.file_block_start AS STRING), 10, '0'), \
+             lpad(CAST(monotonically_increasing_id() % 8589934592 AS STRING), 10, '0'))"
+        }
+        Dialect::Sail => "lpad(CAST(monotonically_increasing_id() AS STRING), 20, '0')",
     }
 }
 

@@ -287,6 +287,9 @@ impl JobFile {
         if !self.database.contains("{country}") {
             return Err(fail("database", "the database template has no {country}", "database: fleetdb_{country}"));
         }
+        if self.database.contains('/') {
+            return Err(fail("database", "a database is one folder's name; it has no /", "database: fleetdb_{country}"));
+        }
         if let Some(bad) = self.records_at.iter().find(|pointer| !pointer.starts_with('/')) {
             return Err(fail(bad, "records_at takes JSON Pointers", "records_at: [/result/data]"));
         }

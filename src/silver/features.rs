@@ -49,13 +49,15 @@ pub(super) const IN_COMMIT_TIMESTAMPS: &str = "delta.enableInCommitTimestamps";
 /// Refuses, by name, a table whose features its writer would silently break.
 pub(super) fn check(table: &str, snapshot: &Snapshot, writer: Writer) -> Result<(), SilverError> {
     let asked = asked(snapshot);
-    let Some(feature) = asked.iter().find(|feature| writer == Writer::Ours || !CLUSTERS.contains(&feature.as_str())) else { return Ok(()) };
-    let cluster = asked.iter().all(|feature| CLUSTERS.contains(&feature.as_str()));
-    let run = if cluster { "run it with --engine spark, or " } else { "" };
+    let refused: Vec<&str> =
+        asked.iter().map(String::as_str).filter(|feature| writer == Writer::Ours || !CLUSTERS.contains(feature)).collect();
+    let Some(first) = refused.first() else { return Ok(()) };
+    let is_clusters = asked.iter().all(|feature| CLUSTERS.contains(&feature.as_str()));
+    let run = if is_clusters { "run it with --engine spark, or " } else { "" };
     Err(SilverError::Unsupported {
         table: table.to_owned(),
-        what: format!("the table feature `{feature}`"),
-        remedy: format!("{run}give the feature up (ALTER TABLE … DROP FEATURE {feature}) and run again"),
+        what: format!("the table feature {}", refused.join(", ")),
+        remedy: format!("{run}give it up (ALTER TABLE … DROP FEATURE {first}) and run again"),
     })
 }
 

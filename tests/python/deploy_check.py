@@ -311,6 +311,9 @@ def mutations(path: str) -> Iterator[str]:
 def sql_problems(text: str) -> Iterator[str]:
     """What a splitter of statements, or whoever replaces parameters, would trip over: seen by quotes alone."""
     quote, at, ends = "", 0, 0
+    comments = [line for line in text.splitlines() if line.startswith("--")]
+    if any(mark in line for line in comments for mark in ";'"):
+        yield "a comment has what ends a statement or begins a text"
     while at < len(text):
         here = text[at]
         if quote == "'" and here == "\\":

@@ -9,6 +9,7 @@ Read are deltalake's rows, DuckDB's and Polars' of the same version. Exits 1 and
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -25,12 +26,13 @@ Json = Any
 
 
 def entries_as_map(type_: Json, found: Json) -> Json:
-    """Polars has no maps: theirs are lists of a key and a value."""
+    """Maps that Polars has within other values are lists of a key and a value."""
     if found is None or not isinstance(type_, dict):
         return found
     match type_["type"]:
         case "map":
-            return {entry["key"]: entries_as_map(type_["valueType"], entry["value"]) for entry in found}
+            entries = found.items() if isinstance(found, dict) else ((entry["key"], entry["value"]) for entry in found)
+            return {key: entries_as_map(type_["valueType"], value) for key, value in entries}
         case "array":
             return [entries_as_map(type_["elementType"], element) for element in found]
         case _:
@@ -89,4 +91,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    sys.stdout.flush()
+    # Threads of the engines are not waited for: now and then one aborts the interpreter's end.
+    os._exit(code)

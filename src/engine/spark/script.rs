@@ -84,11 +84,15 @@ impl<'p> Script<'p> {
         vec![
             step("10_tables", "The tables, where they are not there yet.", self.tables(silver)),
             step("20_take", "What is new in bronze: the files of this run.", vec![self.take()]),
-            step("30_stage", "Their lines, each proven sound as silver's columns, or kept as its text.", self.stage()),
+            step("30_stage", "Their lines, each proven sound as columns of silver, or kept as its text.", self.stage()),
             step("40_settle", "What becomes of each record, by what silver has.", vec![self.statements.settle(&[])]),
-            step("50_gate", "Stops here where too much was not proven; nothing was written to silver yet.", vec![self.gate()]),
-            step("60_silver", "Tombstones, then silver; again without effect.", bring),
-            step("70_loaded", "What was not proven is kept; the files are done.", vec![self.keep(), self.loaded()]),
+            step("50_gate", "Stops here where too much was not proven, before anything is written to silver.", self.gate()),
+            step("60_silver", "Tombstones, then silver. Without effect when it is repeated.", bring),
+            step(
+                "70_loaded",
+                "What was not proven is kept, and the files are done.",
+                self.keep().into_iter().chain([self.loaded()]).collect(),
+            ),
         ]
     }
 
@@ -203,14 +207,14 @@ impl<'p> Script<'p> {
         ]
     }
 
-    fn gate(&self) -> String {
+    fn gate(&self) -> Vec<String> {
         let gate = &self.plan.job.gate;
         let most = gate.max_reject_count.map(|most| format!(" OR refused > {most}")).unwrap_or_default();
-        format!(
-            "SELECT CASE WHEN (refused >= {} AND refused > {:e} * lines){most} THEN raise_error(concat('gate: ', refused, ' of ', lines, \
-             ' lines were not proven or contradict what silver has; see ', {}, ' and ', {})) ELSE concat(lines, ' lines, ', refused, \
+        let judged = format!(
+            "SET VARIABLE etl_gate = (SELECT CASE WHEN (refused >= {} AND refused > {:e} * lines){most} THEN raise_error(concat('gate: ', refused, ' of ', lines, \
+             ' lines were not proven or contradict what silver has, see ', {}, ' and ', {})) ELSE concat(lines, ' lines, ', refused, \
              ' kept aside') END AS gate\nFROM (SELECT (SELECT count(*) FROM {}) AS lines, (SELECT count(*) FROM {} WHERE NOT {PROVEN}) + \
-             (SELECT count(*) FROM {} WHERE {FATE} = '{CONFLICT}') AS refused)",
+             (SELECT count(*) FROM {} WHERE {FATE} = '{CONFLICT}') AS refused))",
             gate.share_from,
             gate.max_reject_share,
             text(&self.statements.places.staged),
@@ -218,11 +222,13 @@ impl<'p> Script<'p> {
             table(&self.statements.places.staged),
             table(&self.statements.places.staged),
             table(&self.statements.places.settled),
-        )
+        );
+        // A variable is set at once, whatever a client makes of queries whose rows nobody asks for.
+        vec!["DECLARE OR REPLACE VARIABLE etl_gate STRING".to_owned(), judged, "SELECT etl_gate AS gate".to_owned()]
     }
 
-    /// Lines that are not silver's, once each.
-    fn keep(&self) -> String {
+    /// Lines that are not silver's. Those that an earlier run kept of these files make way: it was not done with them, or they changed.
+    fn keep(&self) -> [String; 2] {
         let conflicts = if self.plan.job.mode == Mode::Append {
             format!(
                 "\n  UNION ALL SELECT 'key_conflict' AS reason, {FILE}, {NTH}, {LINE} FROM {} WHERE {FATE} = '{CONFLICT}'",
@@ -231,14 +237,17 @@ impl<'p> Script<'p> {
         } else {
             String::new()
         };
-        format!(
-            "MERGE INTO {} t USING (\n  SELECT k.*, b.batch, b.kept_at FROM (SELECT 'unproven' AS reason, {FILE} AS file, {NTH} AS nth, {LINE} AS line \
-             FROM {} WHERE NOT {PROVEN}{conflicts}) k CROSS JOIN (SELECT max(batch) AS batch, timestamp_micros(max(ingested_at)) AS kept_at FROM {}) b\n) s\n\
-             ON t.file = s.file AND t.nth = s.nth AND t.line = s.line AND t.reason = s.reason\nWHEN NOT MATCHED THEN INSERT *",
+        let make_way =
+            format!("MERGE INTO {} t USING {} s ON t.file = s.file\nWHEN MATCHED THEN DELETE", self.own("unproven"), self.own("taken"));
+        let keep = format!(
+            "INSERT INTO {} (reason, file, nth, line, batch, kept_at)\nSELECT k.reason, k.file, k.nth, k.line, t.batch, \
+             timestamp_micros(t.ingested_at) FROM (SELECT 'unproven' AS reason, {FILE} AS file, {NTH} AS nth, {LINE} AS line FROM {} WHERE NOT \
+             {PROVEN}{conflicts}) k JOIN {} t ON t.file = k.file",
             self.own("unproven"),
             table(&self.statements.places.staged),
             self.own("taken"),
-        )
+        );
+        [make_way, keep]
     }
 
     fn loaded(&self) -> String {

@@ -265,7 +265,9 @@ fn quoting_holds(server: &Server) {
 fn grown(folder: &Path, turn: usize) {
     let part = folder.join(format!("part-{turn}"));
     let seed = (turn + 7).to_string();
-    generate(&part, &["--records", "400", "--mess", "0.03", "--seed", &seed, "--countries", "de", "--entities", "FaultData,StatusData"]);
+    // Ids are counted: more records are new ones beside those that come again.
+    let records = (200 * (turn + 1)).to_string();
+    generate(&part, &["--records", &records, "--mess", "0.03", "--seed", &seed, "--countries", "de", "--entities", "FaultData,StatusData"]);
     copy_tree_as(&part, &folder.join("bronze"), &format!("t{turn}-"));
 }
 

@@ -150,6 +150,11 @@ fn copy_tree_as(from: &Path, to: &Path, prefix: &str) {
     }
 }
 
+fn files_below(folder: &Path) -> usize {
+    let Ok(entries) = std::fs::read_dir(folder) else { return 0 };
+    entries.map(|entry| entry.unwrap().path()).map(|path| if path.is_dir() { files_below(&path) } else { 1 }).sum()
+}
+
 fn copy_tree(from: &Path, to: &Path) {
     copy_tree_as(from, to, "");
 }

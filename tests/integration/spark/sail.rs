@@ -130,7 +130,17 @@ fn finishes_what_a_killed_run_began() {
         let again = on(&server, &bronze, &there, &args);
         assert_eq!((again.code, total(&again.report, "records", "read")), (0, 0), "{}", again.stderr);
     }
-    eprintln!("{killed} runs were killed");
+    // What they staged is nobody's any more.
+    let mut left = 0;
+    for entity in TURNS {
+        let staged = there.join("_etl/spark").join(entity);
+        left += files_below(&staged);
+        let args = ["vacuum", "--entity", entity, "--retention", "0 s", "--force-retention", "--execute", "--jobs", jobs.to_str().unwrap()];
+        let vacuum = etl(&args).arg("--silver").arg(&there).output().unwrap();
+        assert!(vacuum.status.success(), "{}", String::from_utf8_lossy(&vacuum.stderr));
+        assert_eq!(files_below(&staged), 0);
+    }
+    eprintln!("{killed} runs were killed, and left {left} staged files");
     assert!(killed > 1);
     same(&[vec![here, there]], folder.path());
 }

@@ -23,7 +23,7 @@ use crate::engine::spark::client::{ClientError, Session};
 use crate::engine::spark::statements::{self, Own, Places, Statements, settled_schema, staged_schema};
 use crate::engine::spark::{Dialect, Patience, condition};
 use crate::ledger::cluster::{self, ClusterLease};
-use crate::ledger::{Claim, Intended, TableIntent};
+use crate::ledger::{Claim, Intended, Intent, TableIntent};
 use crate::plan::in_path::InPath;
 use crate::plan::{BatchPlan, SourcePlan};
 use crate::silver::write::parquet_bytes;
@@ -58,6 +58,18 @@ pub fn refuse(plan: &SourcePlan) -> Result<(), RunError> {
         return Err(cannot("its delete_when has a form that servers do not read alike".to_owned()));
     }
     Ok(())
+}
+
+/// Statements of an intent whose run still has the table are that run's to send.
+pub async fn leave_to_others(run: &SourceRun<'_>, intent: &Intent) -> Result<(), RunError> {
+    let table = run.plan.source.entity.clone();
+    if intent.tables.iter().all(|part| part.statements.is_empty()) {
+        return Ok(());
+    }
+    match cluster::held(&run.settings.silver, &table).await?.filter(|held| held.run != run.run_id()) {
+        Some(held) => Err(RunError::Cluster { table, run: held.run, expires: held.expires }),
+        None => Ok(()),
+    }
 }
 
 pub async fn open(settings: &Settings) -> Result<Option<Session>, RunError> {
@@ -382,7 +394,7 @@ fn is_packed(key: &str) -> bool {
 }
 
 /// Names that no server takes for a pattern or a hidden file.
-fn is_plain(path: &str) -> bool {
+pub(super) fn is_plain(path: &str) -> bool {
     let plain = path.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/=._-+@~:".contains(&byte));
     let name = path.rsplit('/').next().unwrap_or(path);
     plain && !name.starts_with(['_', '.'])

@@ -293,6 +293,7 @@ impl SourceRun<'_> {
             return Ok(());
         }
         self.let_owner_finish(&intent).await?;
+        cluster::leave_to_others(self, &intent).await?;
         self.connect().await?;
         for (table, committed) in self.commit(&intent).await? {
             if let Committed::At(version) = committed {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::{Request, RunError, cluster, load_files, prepare};
 use crate::engine::spark::SqlDialect;
 use crate::engine::spark::script::{Described, Script, Step};
+use crate::job::OnChangedObject;
 use crate::plan::SourcePlan;
 
 /// Where things are, as the server names them.
@@ -21,9 +22,19 @@ pub fn steps(places: &Places, request: &Request, dialect: SqlDialect) -> Result<
     let (job, contract) = load_files(&places.jobs, &places.schemas, &request.entity)?;
     let plan = SourcePlan::new(job.source(&request.country)?, Arc::new(job), Arc::new(contract))?;
     cluster::refuse(&plan)?;
+    let (bronze, silver_root) = (absolute(&places.bronze), absolute(&places.silver));
+    let cannot = |reason: String| RunError::NotOnCluster { entity: request.entity.clone(), reason };
+    // They become part of a pattern of paths.
+    let folder = format!("{}/database={}/entity={}/x", bronze.trim_end_matches('/'), plan.source.database, request.entity);
+    if !cluster::is_plain(&folder) || folder.matches(':').count() > 1 {
+        return Err(cannot(format!("the place of its objects has characters that SQL cannot name in a pattern: {folder}")));
+    }
+    if plan.job.on_changed_object == OnChangedObject::Stop {
+        return Err(cannot("on_changed_object is stop, which needs the ledger".to_owned()));
+    }
     let (silver, ..) = prepare::shapes(&plan);
     let described = Described { description: silver.description, comments: silver.comments, contract_version: silver.contract_version };
-    Ok(Script::new(&plan, dialect, &absolute(&places.bronze), &absolute(&places.silver)).steps(&described))
+    Ok(Script::new(&plan, dialect, &bronze, &silver_root).steps(&described))
 }
 
 /// A folder as a URL; a URL as it is.

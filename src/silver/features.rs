@@ -17,12 +17,13 @@ pub enum Writer {
     Cluster,
 }
 
-/// Features that ask nothing of files that are added. Column invariants count where a column has one.
+/// Features that ask nothing as long as they are not used: appendOnly where its property is set, invariants where a column has one.
 const HARMLESS: &[&str] = &["appendOnly", "invariants"];
 
 /// Features that ask nothing of a commit that only has a `txn`, or (in-commit timestamps) what such a commit gives.
 const CLUSTERS: &[&str] = &[
     "allowColumnDefaults",
+    "appendOnly",
     "changeDataFeed",
     "checkConstraints",
     "clustering",
@@ -78,6 +79,7 @@ fn asked(snapshot: &Snapshot) -> Vec<String> {
     let properties = snapshot.table_configuration().metadata().configuration();
     let schema = snapshot.schema();
     let in_columns = |key: &str| schema.fields().any(|field: &StructField| field.metadata().contains_key(key));
+    imply("appendOnly", properties.get("delta.appendOnly").is_some_and(|on| on.eq_ignore_ascii_case("true")));
     imply("checkConstraints", properties.keys().any(|key| key.starts_with("delta.constraints.")));
     imply("changeDataFeed", properties.get("delta.enableChangeDataFeed").is_some_and(|on| on.eq_ignore_ascii_case("true")));
     imply("columnMapping", properties.get("delta.columnMapping.mode").is_some_and(|mode| mode != "none"));

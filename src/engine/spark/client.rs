@@ -6,6 +6,7 @@
 //! A server that does not answer at all is told from one that works: calls have deadlines, and a stream on which nothing has come for
 //! long is taken for dropped.
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use arrow::array::RecordBatch;
@@ -82,6 +83,8 @@ pub struct Session {
     tag: String,
     dialect: Dialect,
     patience: Patience,
+    /// The server's own name for the session: a server that was started anew has another one, without our settings, and refuses.
+    there: Mutex<String>,
 }
 
 impl std::fmt::Debug for Session {
@@ -110,7 +113,7 @@ impl Session {
         client.set_retry_policy(RetryPolicy { max_retries: Some(3), ..RetryPolicy::default() });
         let user = client.user_id().unwrap_or(USER).to_owned();
         let tag = run.rsplit('/').next().unwrap_or(run).replace(',', "-");
-        let mut session = Self { client, remote: shown.clone(), user, tag, dialect: Dialect::Spark, patience };
+        let mut session = Self { client, remote: shown.clone(), user, tag, dialect: Dialect::Spark, patience, there: Mutex::default() };
         let first = tokio::time::timeout(patience.answer, session.prepare()).await;
         first.map_err(|_| ClientError::Silent { remote: shown, seconds: patience.answer.as_secs() })??;
         Ok(session)
@@ -187,12 +190,18 @@ impl Session {
         proto::Relation { rel_type: Some(proto::relation::RelType::Sql(sql)), ..Default::default() }
     }
 
+    fn there(&self) -> MutexGuard<'_, String> {
+        self.there.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn user(&self) -> proto::UserContext {
         proto::UserContext { user_id: self.user.clone(), user_name: self.user.clone(), ..Default::default() }
     }
 
     async fn run(&self, what: &'static str, plan: proto::plan::OpType) -> Result<Vec<RecordBatch>, ClientError> {
+        let there = self.there().clone();
         let request = proto::ExecutePlanRequest {
+            client_observed_server_side_session_id: Some(there).filter(|there| !there.is_empty()),
             session_id: self.client.session_id().to_owned(),
             user_context: Some(self.user()),
             client_type: Some(CLIENT.to_owned()),
@@ -232,6 +241,7 @@ impl Session {
                     Ok(Ok(Some(response))) => {
                         (failures, pause) = (0, PAUSE);
                         operation.set_last_response_id(&response).await;
+                        self.there().clone_from(&response.server_side_session_id);
                         match response.response_type {
                             Some(ResponseType::ArrowBatch(batch)) => decode(what, &batch.data, &mut batches)?,
                             Some(ResponseType::ResultComplete(_)) => return Ok(batches),
@@ -323,7 +333,7 @@ fn is_unreachable(error: &SparkError) -> bool {
 
 fn is_unknown(error: &SparkError) -> bool {
     let text = error.to_string();
-    ["OPERATION_NOT_FOUND", "operation not found", "SESSION_NOT_FOUND"].iter().any(|part| text.contains(part))
+    ["OPERATION_NOT_FOUND", "operation not found"].iter().any(|part| text.contains(part))
 }
 
 /// The operation has ended, and its answer went to a stream that was lost: Sail keeps none (0.7.2, `Executor::start`).

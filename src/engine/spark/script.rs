@@ -17,7 +17,7 @@ use super::sql::{all, literal, name, table, text};
 use super::statements::{CONFLICT, FATE, FILE, LINE, NTH, Own, PROVEN, Places, Statements, nth};
 use super::{Dialect, SqlDialect};
 use crate::domain::PartitionColumn;
-use crate::job::{Mode, Where};
+use crate::job::{Mode, OnChangedObject, Where};
 use crate::plan::order::{SEPARATOR, date_text, layout_rank};
 use crate::plan::{SourcePlan, marks_partition, marks_schema};
 
@@ -79,15 +79,15 @@ impl<'p> Script<'p> {
     /// In the order in which they run.
     pub fn steps(&self, silver: &Described) -> Vec<Step> {
         let step = |name, does, statements| Step { name, does, statements };
-        let mut bring: Vec<String> = self.statements.mark().into_iter().collect();
-        bring.push(self.statements.merge());
+        // Silver first: a mark that a dead run left would have its delete taken for known.
+        let bring: Vec<String> = [self.statements.merge()].into_iter().chain(self.statements.mark()).collect();
         vec![
             step("10_tables", "The tables, where they are not there yet.", self.tables(silver)),
             step("20_take", "What is new in bronze: the files of this run.", vec![self.take()]),
             step("30_stage", "Their lines, each proven sound as columns of silver, or kept as its text.", self.stage()),
             step("40_settle", "What becomes of each record, by what silver has.", vec![self.statements.settle(&[])]),
             step("50_gate", "Stops here where too much was not proven, before anything is written to silver.", self.gate()),
-            step("60_silver", "Tombstones, then silver. Without effect when it is repeated.", bring),
+            step("60_silver", "Silver, then tombstones. Without effect when it is repeated.", bring),
             step(
                 "70_loaded",
                 "What was not proven is kept, and the files are done.",
@@ -150,8 +150,8 @@ impl<'p> Script<'p> {
              SELECT *, concat(lpad(in_year, 4, '0'), '-', lpad(coalesce(in_month, 1), 2, '0'), '-', lpad(coalesce(in_day, 1), 2, '0')) AS on_date\n  \
              FROM parted WHERE layout IS NOT NULL\n), new AS (\n  SELECT d.*, concat(layout, {separator}, on_date, {separator}, \
              regexp_extract(rest, '([0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}}-[0-9]{{2}}-[0-9]{{2}}-[0-9]{{2}})[^/]*$', 1), {separator}, file) AS tail\n  \
-             FROM dated d LEFT ANTI JOIN {} l ON l.file = d.file AND l.size = d.size AND l.modified = d.modified\n  \
-             WHERE TRY_CAST(on_date AS DATE) IS NOT NULL AND in_year BETWEEN 1 AND 9999\n), placed AS (\n  SELECT *, \
+             FROM dated d LEFT ANTI JOIN {} l ON l.file = d.file{}\n  \
+             WHERE TRY_CAST(on_date AS DATE) IS NOT NULL AND in_year BETWEEN 1 AND 9999 AND NOT rest RLIKE {}\n), placed AS (\n  SELECT *, \
              row_number() OVER (ORDER BY tail) AS place, sum(size) OVER (ORDER BY tail ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS before\n  \
              FROM new\n)\nSELECT p.file, p.size, p.modified, p.tail, {} AS said_database, {} AS said_entity, {}, {}, {}, {version} AS version, \
              b.batch, b.ingested_at\nFROM placed p CROSS JOIN (SELECT max(id) AS batch, max(at) AS ingested_at FROM \
@@ -159,9 +159,11 @@ impl<'p> Script<'p> {
             self.own("taken"),
             text(&format!("/{}/(.*)$", super::sql::literally(&folder))),
             text(&format!("{folder}/")),
-            text("^year=[0-9]{1,4}/month=[0-9]{1,2}/day=[0-9]{1,2}/[A-Za-z0-9=+@~:-][A-Za-z0-9._=+@~:-]*$"),
-            text("^year=[0-9]{1,4}/[A-Za-z0-9+@~:-][A-Za-z0-9._+@~:-]*$"),
+            text("^year=[0-9]{1,4}/month=[0-9]{1,2}/day=[0-9]{1,2}/[A-Za-z0-9=+@~-][A-Za-z0-9._=+@~-]*$"),
+            text("^year=[0-9]{1,4}/(month=[0-9]{1,2}/)?[A-Za-z0-9+@~-][A-Za-z0-9._+@~-]*$"),
             self.own("loaded"),
+            if job.on_changed_object == OnChangedObject::Ignore { "" } else { " AND l.size = d.size AND l.modified = d.modified" },
+            text("(?i)(-failed|_failed|[.](parquet|orc|avro|csv|crc|tmp|md5|sha256))$"),
             speaks(PartitionColumn::Database).to_string().to_uppercase(),
             speaks(PartitionColumn::Entity).to_string().to_uppercase(),
             number(PartitionColumn::Year),
@@ -172,7 +174,8 @@ impl<'p> Script<'p> {
         )
     }
 
-    /// The reader wants its files named: the statement is put together from those that were taken.
+    /// The reader wants its files named: the statement is put together from those that were taken. A line's place is its number in its
+    /// file, which is the same whatever files are read beside it.
     fn stage(&self) -> Vec<String> {
         // Stands for the source of lines until the files are known; no text of a job can hold it.
         const HOLE: &str = "\u{1}lines\u{1}";
@@ -184,7 +187,7 @@ impl<'p> Script<'p> {
             format!("SELECT CAST(NULL AS STRING) AS line, CAST(NULL AS STRING) AS nth, {columns} FROM {} t WHERE FALSE", self.own("taken"));
         let folder = format!("database={}/entity={}", self.plan.source.database, self.plan.source.entity);
         let some = format!(
-            "SELECT l.line, l.nth, {columns} FROM (SELECT value AS line, {} AS nth, regexp_extract(_metadata.file_path, {}, 1) AS file FROM \
+            "SELECT l.line, lpad(row_number() OVER (PARTITION BY l.file ORDER BY l.nth), 20, '0') AS nth, {columns} FROM (SELECT value AS line, {} AS nth, regexp_extract(_metadata.file_path, {}, 1) AS file FROM \
              text.`{}/{{",
             nth(Dialect::Spark),
             text(&format!("({}/.*)$", super::sql::literally(&folder))),

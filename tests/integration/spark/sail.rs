@@ -134,6 +134,8 @@ fn finishes_what_a_killed_run_began() {
     let mut left = 0;
     for entity in TURNS {
         let staged = there.join("_etl/spark").join(entity);
+        std::fs::create_dir_all(staged.join("dead/staged")).unwrap();
+        std::fs::write(staged.join("dead/staged/rows.parquet"), "of a run that died").unwrap();
         left += files_below(&staged);
         let args = ["vacuum", "--entity", entity, "--retention", "0 s", "--force-retention", "--execute", "--jobs", jobs.to_str().unwrap()];
         let vacuum = etl(&args).arg("--silver").arg(&there).output().unwrap();

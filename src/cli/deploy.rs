@@ -151,13 +151,9 @@ fn bundle(args: &BundleArgs) -> Result<u8, RunError> {
             files: steps.iter().map(|step| (step.name, step.text())).collect(),
         })
         .collect();
-    for file in databricks::bundle(&sources) {
-        let path = args.out.join(&file.path);
-        let written = path.parent().map_or(Ok(()), std::fs::create_dir_all).and_then(|()| std::fs::write(&path, file.text));
-        if let Err(error) = written {
-            output::error(&format!("cannot write {}: {error}", path.display()));
-            return Ok(2);
-        }
+    if let Err(error) = output::files(&args.out, &databricks::bundle(&sources)) {
+        output::error(&error);
+        return Ok(2);
     }
     output::say(&format!("{} jobs in {}; deploy/databricks/README.md goes on from here", sources.len(), args.out.display()));
     Ok(0)

@@ -1,6 +1,7 @@
 //! Text for people and JSON for programs.
 
 use std::io::{IsTerminal, Write};
+use std::path::Path;
 
 use comfy_table::presets;
 use comfy_table::{Cell, CellAlignment, Table};
@@ -34,6 +35,23 @@ fn written(text: serde_json::Result<String>) {
         Ok(text) => println(&text),
         Err(error) => self::error(&format!("cannot write the report: {error}")),
     }
+}
+
+/// Writes files, by their paths below a folder, unless two of them would be one.
+pub fn files(out: &Path, files: &[(String, String)]) -> Result<(), String> {
+    let mut taken = std::collections::HashSet::new();
+    if let Some((twice, _)) = files.iter().find(|(path, _)| !taken.insert(path)) {
+        return Err(format!(
+            "two sources would both be written to {}; ask for one after the other, each with its own --out",
+            out.join(twice).display()
+        ));
+    }
+    for (path, text) in files {
+        let path = out.join(path);
+        let written = path.parent().map_or(Ok(()), std::fs::create_dir_all).and_then(|()| std::fs::write(&path, text));
+        written.map_err(|error| format!("cannot write {}: {error}", path.display()))?;
+    }
+    Ok(())
 }
 
 pub fn say(text: &str) {

@@ -61,21 +61,22 @@ impl From<Dialect> for SqlDialect {
 
 /// Writes or prints the job's SQL.
 fn emit(args: &PlanArgs) -> Result<u8, RunError> {
+    let mut files = Vec::new();
     for request in requests(&args.places, &args.sources) {
         for step in script::steps(&args.places.named(), &request, args.dialect.into())? {
-            let Some(out) = &args.out else {
+            if args.out.is_none() {
                 output::println(&format!("-- {} {} {}", request.entity, request.country, step.text()));
-                continue;
-            };
-            let folder = out.join(format!("{}_{}", request.entity, request.country));
-            let file = folder.join(format!("{}.sql", step.name));
-            let written = std::fs::create_dir_all(&folder).and_then(|()| std::fs::write(&file, step.text()));
-            if let Err(error) = written {
-                output::error(&format!("cannot write {}: {error}", file.display()));
-                return Ok(2);
             }
-            output::say(&format!("{}", file.display()));
+            files.push((format!("{}_{}/{}.sql", request.entity, request.country, step.name), step.text()));
         }
+    }
+    let Some(out) = &args.out else { return Ok(0) };
+    if let Err(error) = output::files(out, &files) {
+        output::error(&error);
+        return Ok(2);
+    }
+    for (path, _) in files {
+        output::say(&format!("{}", out.join(path).display()));
     }
     Ok(0)
 }

@@ -8,13 +8,6 @@ use serde_json::json;
 
 use crate::job::Job;
 
-/// A file of the bundle, by its path in it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BundleFile {
-    pub path: String,
-    pub text: String,
-}
-
 /// One entity and country, and its SQL files in the order in which they run.
 #[derive(Debug)]
 pub struct Source<'j> {
@@ -29,14 +22,13 @@ impl Source<'_> {
     }
 }
 
-/// Everything but what is the workspace's: that is asked for as variables.
-pub fn bundle(sources: &[Source<'_>]) -> Vec<BundleFile> {
-    let mut files = vec![BundleFile { path: "databricks.yml".to_owned(), text: head() }];
+/// Files by their paths: everything but what is the workspace's, which is asked for as variables.
+pub fn bundle(sources: &[Source<'_>]) -> Vec<(String, String)> {
+    let mut files = vec![("databricks.yml".to_owned(), head())];
     for source in sources {
         let key = source.key();
-        files.push(BundleFile { path: format!("resources/{key}.yml"), text: job(source) });
-        let sql = source.files.iter().map(|(name, text)| BundleFile { path: format!("sql/{key}/{name}.sql"), text: text.clone() });
-        files.extend(sql);
+        files.push((format!("resources/{key}.yml"), job(source)));
+        files.extend(source.files.iter().map(|(name, text)| (format!("sql/{key}/{name}.sql"), text.clone())));
     }
     files
 }

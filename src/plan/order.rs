@@ -47,11 +47,21 @@ pub fn order_text(prefix: &str, tail: &str, offset: u64) -> String {
     format!("{prefix}{tail}{SEPARATOR}{offset:0OFFSET_DIGITS$}")
 }
 
-/// File and offset of the record that has this order.
-pub fn source_of(order: &str) -> Option<(String, i64)> {
-    let (rest, offset) = order.rsplit_once(SEPARATOR)?;
-    let (_, file) = rest.rsplit_once(SEPARATOR)?;
-    Some((file.to_owned(), offset.parse().ok()?))
+/// File and, where it is known, offset of the record that has this order: a cluster's lines have a place that is no number.
+pub fn source_of(order: &str) -> Option<(&str, Option<i64>)> {
+    let (rest, place) = order.rsplit_once(SEPARATOR)?;
+    let file = rest.rsplit_once(SEPARATOR).map_or(rest, |(_, file)| file);
+    Some((file, place.parse().ok()))
+}
+
+/// How a record stands to one that the table has. One of the same file was read there before: what the file says now counts, wherever in
+/// it the record stands.
+pub fn against(prefix: &str, tail: &str, offset: u64, there: &str) -> Ordering {
+    let same_file = source_of(there).is_some_and(|(file, _)| tail.rsplit(SEPARATOR).next() == Some(file));
+    match compare(prefix, tail, offset, there) {
+        Ordering::Less if same_file => Ordering::Greater,
+        order => order,
+    }
 }
 
 /// How a record stands to an order text, without building its own.

@@ -102,7 +102,7 @@ async fn look_around(run: &mut SourceRun<'_>, turn: usize) -> Result<Basis, RunE
 }
 
 /// Another run committed more of the path day meanwhile: the next run reads it as a whole.
-async fn give_back(run: &mut SourceRun<'_>, claim: &Claim) -> Result<BatchEnd, RunError> {
+pub(super) async fn give_back(run: &mut SourceRun<'_>, claim: &Claim) -> Result<BatchEnd, RunError> {
     run.ledger.release(&claim.id, &run.settings.run_id, "another run has more of this path day").await?;
     run.report.held += claim.objects.len() as u64;
     Ok(BatchEnd::Taken)

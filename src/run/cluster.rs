@@ -12,7 +12,7 @@ use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Int64Type, SchemaRef};
 
-use super::batch::{BatchEnd, intent, pass_gate, plan_batch, settle, stop, table_intents};
+use super::batch::{BatchEnd, give_back, intent, pass_gate, plan_batch, settle, stop, table_intents};
 use super::gate::Judgement;
 use super::{RunError, Settings, SourceRun};
 use crate::domain::{BronzeObject, Records};
@@ -45,9 +45,6 @@ pub struct Remote {
 /// What a cluster cannot do at all is said before anything is sent.
 pub fn refuse(plan: &SourcePlan) -> Result<(), RunError> {
     let cannot = |reason: String| RunError::NotOnCluster { entity: plan.source.entity.clone(), reason };
-    if plan.job.is_snapshot() {
-        return Err(cannot("its mode is snapshot, whose rows leave by what a whole day lacks".to_owned()));
-    }
     for version in plan.contract.versions() {
         if let Some(rest) = &version.rest {
             let keywords = rest.keywords.join(", ");
@@ -96,12 +93,15 @@ pub async fn carry_out(part: &TableIntent, table: &Table, session: Option<&Sessi
     Ok(())
 }
 
+/// The entity's tables, to one cluster.
+pub async fn alone(silver: &Store, plan: &SourcePlan, run: &str) -> Result<ClusterLease, RunError> {
+    let table = plan.source.entity.clone();
+    let taken = cluster::take(silver, &table, run, plan.job.lease.duration).await?;
+    taken.map_err(|held| RunError::Cluster { table, run: held.run, expires: held.expires })
+}
+
 pub async fn run_claimed(run: &mut SourceRun<'_>, claim: &Claim, objects: &[BronzeObject]) -> Result<BatchEnd, RunError> {
-    let table = run.plan.source.entity.clone();
-    let lease = match cluster::take(&run.settings.silver, &table, run.run_id(), run.plan.job.lease.duration).await? {
-        Ok(lease) => lease,
-        Err(held) => return Err(RunError::Cluster { table, run: held.run, expires: held.expires }),
-    };
+    let lease = alone(&run.settings.silver, &run.plan, run.run_id()).await?;
     let ended = Box::pin(run_alone(run, claim, objects, &lease)).await;
     if let Err(error) = lease.release().await {
         tracing::warn!(%error, "the lease of the table was not given back; it runs out by itself");
@@ -112,8 +112,12 @@ pub async fn run_claimed(run: &mut SourceRun<'_>, claim: &Claim, objects: &[Bron
 async fn run_alone(run: &mut SourceRun<'_>, claim: &Claim, objects: &[BronzeObject], lease: &ClusterLease) -> Result<BatchEnd, RunError> {
     run.finish_open_intent().await?;
     run.ensure_tables().await?;
+    if !run.is_whole_day(objects) {
+        return give_back(run, claim).await;
+    }
     let plan = plan_batch(run, claim, objects);
-    if !plan.again.is_empty() {
+    // A snapshot's day is read anew as a whole; its rows come and go by key.
+    if !plan.again.is_empty() && plan.extent.is_none() {
         let reason = "objects that were committed before are to be read again".to_owned();
         return Err(RunError::NotOnCluster { entity: plan.of.source.entity.clone(), reason });
     }
@@ -162,7 +166,8 @@ fn parts(run: &SourceRun<'_>, plan: &BatchPlan, staged: &Staged, fates: &Fates, 
     };
     let count = |fate: &str| fates.get(fate).copied().unwrap_or(0);
     let remembered = count(statements::DELETE) + count(statements::SAME) > 0;
-    let changed = count(statements::INSERT) + count(statements::UPDATE) + count(statements::DELETE) > 0;
+    let changes = [statements::INSERT, statements::UPDATE, statements::DELETE, statements::REMOVED];
+    let changed = changes.into_iter().map(count).sum::<u64>() > 0;
     let statements = stage.statements();
     let marks = run.tables.marks.as_ref().filter(|_| remembered).and_then(|table| Some(part(table, statements.mark()?)));
     let silver = changed.then(|| part(&run.tables.silver, statements.merge()));
@@ -208,7 +213,13 @@ impl<'p> Stage<'p> {
     }
 
     fn statements(&self) -> Statements<'_> {
-        Statements { plan: &self.plan.of, dialect: self.dialect, places: self.places.clone(), tables: Own::There }
+        Statements {
+            plan: &self.plan.of,
+            dialect: self.dialect,
+            places: self.places.clone(),
+            tables: Own::There,
+            day: self.plan.extent.as_ref(),
+        }
     }
 
     /// Everything up to the gate.
@@ -431,6 +442,7 @@ fn by_fate(fates: &Fates) -> Records {
         inserted: count(statements::INSERT),
         updated: count(statements::UPDATE),
         deleted: count(statements::DELETE),
+        removed: count(statements::REMOVED),
         duplicate: count(statements::OLDER) + count(statements::SAME) + count(statements::SUPERSEDED),
         ..Records::default()
     }

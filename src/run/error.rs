@@ -44,6 +44,10 @@ pub enum RunError {
     OnCluster { of: String, batch: String },
     #[error("table {table} is not there yet; the first run makes it")]
     NotThere { table: String },
+    #[error(
+        "{name} is a table elsewhere, at {found} and not at {place}: it was left as it is; give --into another schema, or drop it there"
+    )]
+    NameTaken { name: String, found: String, place: String },
     #[error("table {table} is a cluster's until {}: run {run} writes it; run again then", expires.format("%F %TZ"))]
     Cluster { table: String, run: String, expires: chrono::DateTime<chrono::Utc> },
     #[error("{of}: run {run} has a batch in hand; with a retention below 7 days its files could be taken for orphans")]
@@ -75,6 +79,7 @@ impl RunError {
             | Self::CannotMigrate { .. }
             | Self::NoRemote
             | Self::NotThere { .. }
+            | Self::NameTaken { .. }
             | Self::NotOnCluster { .. } => 2,
             Self::Client(error) => error.exit_code(),
             Self::OnCluster { .. } | Self::Cluster { .. } => 4,

@@ -87,7 +87,7 @@ pub async fn migrate(settings: &Settings, entity: &str, execute: bool) -> Result
         rewrite(settings, &job, &contract, &tables, &steps, &mut report).await?;
     }
     for step in &steps {
-        step.table.ensure(&step.shape, Writer::Ours).await?;
+        step.table.ensure(&step.shape, Writer::OnlyOurs).await?;
     }
     Ok(Some(report))
 }

@@ -137,6 +137,6 @@ pub(super) async fn ensure_tables(settings: &Settings, plan: &SourcePlan, tables
             None => Ok(()),
         }
     };
-    tokio::try_join!(tables.silver.ensure(&silver, writer), tables.quarantine.ensure(&quarantine, Writer::Ours), ensure_marks)?;
+    tokio::try_join!(tables.silver.ensure(&silver, writer), tables.quarantine.ensure(&quarantine, Writer::OnlyOurs), ensure_marks)?;
     Ok(())
 }

@@ -24,6 +24,9 @@ pub fn steps(places: &Places, request: &Request, dialect: SqlDialect) -> Result<
     cluster::refuse(&plan)?;
     let (bronze, silver_root) = (absolute(&places.bronze), absolute(&places.silver));
     let cannot = |reason: String| RunError::NotOnCluster { entity: request.entity.clone(), reason };
+    if plan.job.is_snapshot() {
+        return Err(cannot("its mode is snapshot: which day is whole, and which is the newest, only the ledger knows".to_owned()));
+    }
     // They become part of a pattern of paths.
     let folder = format!("{}/database={}/entity={}/x", bronze.trim_end_matches('/'), plan.source.database, request.entity);
     if !cluster::is_plain(&folder) || folder.matches(':').count() > 1 {

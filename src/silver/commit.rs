@@ -72,7 +72,7 @@ impl Table {
                 self.discard(exchanged, &tried, &now).await;
                 return Ok(Committed::Before);
             }
-            check(&self.name, &now, if intent.statements.is_empty() { Writer::Ours } else { Writer::Cluster })?;
+            check(&self.name, &now, if intent.statements.is_empty() { Writer::OnlyOurs } else { Writer::Cluster })?;
             if intent.replaces.is_some() || intent.expires.is_some() {
                 let (version, files) = self.versioned_files(|_| true).await?;
                 if version != now.version() {
@@ -153,7 +153,7 @@ impl Table {
         let since = version - before.log_segment().checkpoint_version.unwrap_or(0);
         let late = since >= 2 * every && version.is_multiple_of(every.div_ceil(10));
         // Of a table with features whoever writes its rows makes the checkpoints.
-        if check(&self.name, before, Writer::Ours).is_err() {
+        if check(&self.name, before, Writer::OnlyOurs).is_err() {
             return;
         }
         if (version.is_multiple_of(every) || late)

@@ -135,7 +135,7 @@ impl Table {
         keep: impl Fn(&LiveFile) -> bool,
     ) -> Result<Planned, SilverError> {
         let (snapshot, files) = self.snapshot_with_files(keep).await?;
-        check(&self.name, &snapshot, Writer::Ours)?;
+        check(&self.name, &snapshot, Writer::OnlyOurs)?;
         let schema: Schema =
             snapshot.schema().as_ref().try_into_arrow().map_err(|source| SilverError::Arrow { table: self.name.clone(), source })?;
         let order = shape.cluster.as_ref().map(ClusterBy::name);
@@ -352,7 +352,7 @@ impl Table {
                 Some(_) if !ours => return Err(self.fenced(lease)),
                 Some(again) => again,
                 None => {
-                    check(&self.name, &now, Writer::Ours)?;
+                    check(&self.name, &now, Writer::OnlyOurs)?;
                     if !ours || fingerprint(&now) != planned.fingerprint {
                         self.give_up(bins).await;
                         return Err(if ours { SilverError::ShapeChanged { table: self.name.clone() } } else { self.fenced(lease) });

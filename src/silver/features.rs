@@ -12,7 +12,10 @@ use super::SilverError;
 /// Who writes a table's rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Writer {
+    /// We do, or a cluster that the same run could be given to.
     Ours,
+    /// We do, and nobody could do it for us.
+    OnlyOurs,
     /// A cluster; ours is the commit that says what it did.
     Cluster,
 }
@@ -51,9 +54,9 @@ pub(super) const IN_COMMIT_TIMESTAMPS: &str = "delta.enableInCommitTimestamps";
 pub(super) fn check(table: &str, snapshot: &Snapshot, writer: Writer) -> Result<(), SilverError> {
     let asked = asked(snapshot);
     let refused: Vec<&str> =
-        asked.iter().map(String::as_str).filter(|feature| writer == Writer::Ours || !CLUSTERS.contains(feature)).collect();
+        asked.iter().map(String::as_str).filter(|feature| writer != Writer::Cluster || !CLUSTERS.contains(feature)).collect();
     let Some(first) = refused.first() else { return Ok(()) };
-    let is_clusters = asked.iter().all(|feature| CLUSTERS.contains(&feature.as_str()));
+    let is_clusters = writer == Writer::Ours && asked.iter().all(|feature| CLUSTERS.contains(&feature.as_str()));
     let run = if is_clusters { "run it with --engine spark, or " } else { "" };
     Err(SilverError::Unsupported {
         table: table.to_owned(),

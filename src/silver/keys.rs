@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use arrow::array::{AsArray, RecordBatch, UInt32Array};
+use arrow::array::{Array, AsArray, RecordBatch, UInt32Array};
 use arrow::compute::take_record_batch;
 use arrow::datatypes::{Date32Type, Fields, Int64Type};
 use arrow::error::ArrowError;
@@ -56,8 +56,8 @@ pub struct Held {
     ours: Arc<[u128]>,
     /// Where the row is.
     pub place: (Arc<str>, u32),
-    /// Which record it is: file and offset.
-    pub source: (String, i64),
+    /// Which record it is.
+    pub source: RowSource,
 }
 
 impl Held {
@@ -242,16 +242,66 @@ async fn keys_of(table: &Table, live: &LiveFile, key: &Fields) -> Result<(DataFi
     Ok((file, keys))
 }
 
+/// Hashes of the keys of rows that have the key's columns among others.
+pub fn hashes_of_keys(rows: &RecordBatch, key: &Fields) -> Result<Vec<u128>, ArrowError> {
+    let columns: Vec<_> = key.iter().filter_map(|field| rows.column_by_name(field.name()).cloned()).collect();
+    row_hashes(&columns)
+}
+
 /// The columns that say which record a row is.
 pub const SOURCE: [&str; 2] = ["_source_file", "_source_offset"];
 
-/// File and offset of each row of a batch that has those columns.
-pub fn sources_of(rows: &RecordBatch) -> Vec<(String, i64)> {
+/// File and offset of a row's record; a cluster that read it as a line does not know the offset.
+pub type RowSource = (String, Option<i64>);
+
+/// The same of each row of a batch that has those columns.
+pub fn sources_of(rows: &RecordBatch) -> Vec<RowSource> {
     let files = rows.column_by_name(SOURCE[0]).and_then(|files| files.as_string_opt::<i32>());
     let offsets = rows.column_by_name(SOURCE[1]).and_then(|offsets| offsets.as_primitive_opt::<Int64Type>());
-    (0..rows.num_rows())
-        .map(|row| (files.map_or("", |files| files.value(row)).to_owned(), offsets.map_or(-1, |offsets| offsets.value(row))))
-        .collect()
+    let offset = |row: usize| offsets.filter(|offsets| offsets.is_valid(row)).map(|offsets| offsets.value(row));
+    (0..rows.num_rows()).map(|row| (files.map_or("", |files| files.value(row)).to_owned(), offset(row))).collect()
+}
+
+/// What became of the records of files that are read once more, as far as they were read.
+#[derive(Debug, Clone, Default)]
+pub struct Reread {
+    files: HashMap<String, FileReread>,
+}
+
+#[derive(Debug, Clone, Default)]
+struct FileReread {
+    /// Offsets of the records that are refused now.
+    refused: HashSet<i64>,
+    /// Keys of those that are sound.
+    sound: HashSet<u128>,
+}
+
+impl Reread {
+    /// Records of a file that are refused now.
+    pub fn refuse(&mut self, file: &str, offsets: impl Iterator<Item = i64>) {
+        let mut offsets = offsets.peekable();
+        if offsets.peek().is_some() {
+            self.files.entry(file.to_owned()).or_default().refused.extend(offsets);
+        }
+    }
+
+    /// Keys of a file's sound records; those that were not met in it before.
+    pub fn accept(&mut self, file: &str, keys: &[u128]) -> HashSet<u128> {
+        let sound = &mut self.files.entry(file.to_owned()).or_default().sound;
+        keys.iter().filter(|key| sound.insert(**key)).copied().collect()
+    }
+
+    pub fn nothing_refused(&self) -> bool {
+        self.files.values().all(|file| file.refused.is_empty())
+    }
+
+    /// Whether the record of a row or mark is refused now. One without an offset is told by its key, which no sound record has any more.
+    pub fn refuses(&self, file: &str, offset: Option<i64>, key: u128) -> bool {
+        self.files.get(file).is_some_and(|file| match offset {
+            Some(offset) => file.refused.contains(&offset),
+            None => !file.refused.is_empty() && !file.sound.contains(&key),
+        })
+    }
 }
 
 /// Between which bounds the keys of some rows lie.

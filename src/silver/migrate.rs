@@ -267,7 +267,7 @@ impl Table {
             let (mut next, migrated) = match (tried, told) {
                 (Some(again), Some(told)) => (again, told),
                 _ => {
-                    check(&self.name, &now, Writer::Ours)?;
+                    check(&self.name, &now, Writer::OnlyOurs)?;
                     if fingerprint(&now) != migration.fingerprint {
                         return Err(SilverError::ShapeChanged { table: self.name.clone() });
                     }

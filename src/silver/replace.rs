@@ -283,7 +283,7 @@ pub async fn rows_where(
     files: impl Fn(&LiveFile) -> bool,
     key: &Fields,
     read: &Fields,
-    keep: impl Fn(&RecordBatch) -> Vec<bool>,
+    keep: impl Fn(&RecordBatch) -> Result<Vec<bool>, ArrowError>,
 ) -> Result<Vec<RecordBatch>, SilverError> {
     let arrow = |source| SilverError::Arrow { table: table.name.clone(), source };
     let all: Fields = key.iter().chain(read.iter().filter(|field| key.find(field.name()).is_none())).cloned().collect();
@@ -292,7 +292,7 @@ pub async fn rows_where(
         let file = DataFile::open(table, &live).await?;
         let (mut batches, mut first) = (file.read(&all, None)?, 0_u32);
         while let Some(batch) = batches.try_next().await? {
-            let kept = keep(&batch);
+            let kept = keep(&batch).map_err(arrow)?;
             let rows: Vec<u32> = kept.iter().zip(first..).filter(|(kept, _)| **kept).map(|(_, row)| row).collect();
             first += batch.num_rows() as u32;
             if !rows.is_empty() {

@@ -320,7 +320,7 @@ impl Table {
         if missing.is_empty() && (shape.contract_version.is_none() || table_version == shape.contract_version) {
             return Ok(false);
         }
-        check(&self.name, snapshot, Writer::Ours)?;
+        check(&self.name, snapshot, Writer::OnlyOurs)?;
         // New columns go last: a table's column order is not the contract's to change.
         let fields: Vec<StructField> = found.fields().cloned().chain(missing).collect();
         let schema = StructType::try_new(fields).map_err(|source| self.kernel(source))?;

@@ -5,7 +5,7 @@
 //! ([`crate::plan::marks_schema`]) are streamed likewise. The rules are those of `docs/decisions/0006`.
 
 use std::cmp::Ordering;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use indexmap::IndexMap;
 use indexmap::map::Entry;
 
 use super::file::{AsIs, DataFile, row_hashes, rows_of, select};
-use super::keys::{KeyRanges, SOURCE, may_hold, of_database, sources_of};
+use super::keys::{KeyRanges, Reread, SOURCE, may_hold, of_database, sources_of};
 use super::replace::replaced_rows;
 use super::{LiveFile, SilverError, Table};
 use crate::plan::order::{self, compare, order_text};
@@ -164,7 +164,11 @@ impl BatchKeys {
     fn against(&self, key: u32, other: &str) -> Ordering {
         let Some((_, latest)) = self.latest.get_index(key as usize) else { return Ordering::Less };
         let tail = self.tails.get(latest.file as usize).map_or("", |tail| tail);
-        compare(self.prefix(key as usize), tail, latest.offset, other)
+        order::against(self.prefix(key as usize), tail, latest.offset, other)
+    }
+
+    fn hash(&self, key: u32) -> u128 {
+        self.latest.get_index(key as usize).map_or(0, |(hash, _)| *hash)
     }
 
     fn position(&self, hash: u128) -> Option<u32> {
@@ -258,8 +262,8 @@ pub struct Against<'t> {
     pub extent: Extent,
     /// Files read at the same time.
     pub threads: usize,
-    /// Records that are refused now, by file and offset: what rows and marks say of them does not count any more.
-    pub refused: Arc<HashSet<(String, i64)>>,
+    /// What rows and marks say of records that are refused now does not count any more.
+    pub reread: Arc<Reread>,
 }
 
 /// Looks for every key in the table.
@@ -271,9 +275,9 @@ pub async fn find(keys: BatchKeys, against: &Against<'_>) -> Result<(BatchKeys, 
     let mut present = Present { files: candidates.iter().map(|file| file.path.clone()).collect(), ..Present::default() };
     // Each is spawned when its turn comes, so that at most `threads` are open.
     let tasks = candidates.into_iter().zip(0..).map(|(file, number)| {
-        let (table, columns, keys, refused) = (against.table.clone(), against.columns.clone(), keys.clone(), against.refused.clone());
+        let (table, columns, keys, reread) = (against.table.clone(), against.columns.clone(), keys.clone(), against.reread.clone());
         let name = table.name.clone();
-        let task = tokio::spawn(async move { examine(&table, &file, number, &columns, &keys, whole, &refused).await });
+        let task = tokio::spawn(async move { examine(&table, &file, number, &columns, &keys, whole, &reread).await });
         async move { task.await.unwrap_or_else(|error| Err(SilverError::Task { table: name, message: error.to_string() })) }
     });
     let mut hits: Vec<Hit> = Vec::new();
@@ -318,7 +322,7 @@ async fn examine(
     columns: &SilverColumns,
     keys: &BatchKeys,
     whole: bool,
-    refused: &HashSet<(String, i64)>,
+    reread: &Reread,
 ) -> Result<(Vec<Hit>, Option<RecordBatch>), SilverError> {
     let arrow = |source| SilverError::Arrow { table: table.name.clone(), source };
     let file = DataFile::open(table, live).await?;
@@ -331,17 +335,17 @@ async fn examine(
     let properties = columns.properties.iter().map(|at| columns.schema.fields()[*at].clone());
     let order = Arc::new(Field::new(ORDER, DataType::Utf8, true));
     let source = SOURCE.iter().filter_map(|name| columns.schema.fields().find(name).map(|(_, field)| field.clone()));
-    let source = source.filter(|_| !refused.is_empty());
+    let source = source.filter(|_| !reread.nothing_refused());
     let fields: Fields = properties.chain(ordered.then_some(order)).chain(source).collect();
     let mut batches = file.read(&fields, Some(select(&rows_of(&found))))?;
     let (mut hits, mut next) = (Vec::with_capacity(found.len()), found.iter());
     while let Some(batch) = batches.try_next().await? {
         let contents = row_hashes(&batch.columns()[..columns.properties.len()]).map_err(arrow)?;
         let orders = batch.column_by_name(ORDER).map(|orders| orders.as_string::<i32>().clone());
-        let sources = if refused.is_empty() { Vec::new() } else { sources_of(&batch) };
+        let sources = if reread.nothing_refused() { Vec::new() } else { sources_of(&batch) };
         for (at, content) in contents.into_iter().enumerate() {
             let Some((row, key)) = next.next() else { break };
-            if sources.get(at).is_some_and(|source| refused.contains(source)) {
+            if sources.get(at).is_some_and(|(file, offset)| reread.refuses(file, *offset, keys.hash(*key))) {
                 continue;
             }
             let order = match &orders {
@@ -399,7 +403,8 @@ async fn read_marks(marks: &Table, keys: &BatchKeys, against: &Against<'_>) -> R
             let orders = batch.column(0).as_string::<i32>();
             for at in 0..orders.len() {
                 let Some((_, key)) = next.next() else { break };
-                if order::source_of(orders.value(at)).is_some_and(|source| against.refused.contains(&source)) {
+                let source = order::source_of(orders.value(at));
+                if source.is_some_and(|(file, offset)| against.reread.refuses(file, offset, keys.hash(*key))) {
                     continue;
                 }
                 let stands = keys.against(*key, orders.value(at));

@@ -334,3 +334,42 @@ fn old_marks_leave_with_the_next_ones_and_younger_ones_stay() {
         assert_eq!(ids(&world).await, ["a|2"]);
     });
 }
+
+#[test]
+fn what_an_object_says_now_stands_against_what_it_said() {
+    let job = "mode: upsert\nkey: [id]\norder_by: [value]\ndelete_when: more = 'gone'\nlease: {duration: 1 ms}";
+    for order_by in [true, false] {
+        let folder = tempfile::tempdir().unwrap();
+        let job = if order_by { job.to_owned() } else { job.replace("order_by: [value]\n", "") };
+        let world = World::new(folder.path(), "Thing", &job, LOOSE);
+        runtime().block_on(async {
+            let said = [
+                "{\"id\":\"long before the others\",\"value\":1}",
+                "{\"id\":\"a\",\"value\":5}",
+                "{\"id\":\"b\",\"value\":5,\"more\":\"gone\"}",
+                "{\"id\":\"c\",\"value\":5}",
+                "{\"id\":\"d\",\"value\":5}",
+            ];
+            world.put("year=2024/month=03/day=01/first", "{\"id\":\"d\",\"value\":5}").await;
+            assert_eq!(world.run().await.exit, 0);
+            world.put("year=2024/month=03/day=02/o", &said.join("\n")).await;
+            world.put("year=2024/month=03/day=03/later", "{\"id\":\"c\",\"value\":7}").await;
+            assert_eq!(world.run().await.exit, 0);
+            assert_eq!(ids(&world).await, ["a|5", "c|7", "d|5", "long before the others|1"]);
+            // Each stands before the place that it had, and says less.
+            let says =
+                ["{\"id\":\"a\",\"value\":4}", "{\"id\":\"b\",\"value\":4}", "{\"id\":\"c\",\"value\":4}", "{\"id\":\"d\",\"value\":4}"];
+            world.put("year=2024/month=03/day=02/o", &says.join("\n")).await;
+            let report = world.run().await.jobs.remove(0);
+            let counts = report.records;
+            if order_by {
+                // What another object says stands by its value: `d` came from that.
+                assert_eq!((counts.updated, counts.inserted, counts.duplicate), (1, 1, 2), "{report:?}");
+                assert_eq!(ids(&world).await, ["a|4", "b|4", "c|7", "d|5", "long before the others|1"]);
+            } else {
+                assert_eq!((counts.updated, counts.inserted, counts.duplicate), (2, 1, 1), "{report:?}");
+                assert_eq!(ids(&world).await, ["a|4", "b|4", "c|7", "d|4", "long before the others|1"]);
+            }
+        });
+    }
+}

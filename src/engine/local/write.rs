@@ -130,8 +130,8 @@ async fn earlier_refusals(plan: &BatchPlan, quarantine: &Table) -> Result<Option
     let of_object = |file: &str| plan.again.get(file.split("!/").next().unwrap_or(file));
     let earlier = |rows: &RecordBatch| {
         let text = |name: &str| rows.column_by_name(name).and_then(|column| column.as_string_opt::<i32>());
-        let (Some(files), Some(batches)) = (text("source_file"), text("batch")) else { return vec![false; rows.num_rows()] };
-        (0..rows.num_rows()).map(|row| of_object(files.value(row)).is_some_and(|batch| batch == batches.value(row))).collect()
+        let (Some(files), Some(batches)) = (text("source_file"), text("batch")) else { return Ok(vec![false; rows.num_rows()]) };
+        Ok((0..rows.num_rows()).map(|row| of_object(files.value(row)).is_some_and(|batch| batch == batches.value(row))).collect())
     };
     let found = rows_where(quarantine, |_| true, &key, &key, earlier).await?;
     Ok(stage_list(quarantine, &plan.batch, &found).await?)
@@ -250,9 +250,7 @@ impl<'p> Writer<'p> {
                     *adds = writer.close().await?;
                 }
             }
-            if staged.dedupe.is_some() {
-                staged.replaced_quarantine = earlier_refusals(plan, &tables.quarantine).await?;
-            }
+            staged.replaced_quarantine = earlier_refusals(plan, &tables.quarantine).await?;
             Ok::<(), StageError>(())
         };
         let closed = closed.await;

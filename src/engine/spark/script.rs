@@ -68,7 +68,7 @@ impl<'p> Script<'p> {
             silver: format!("{silver}/{entity}"),
             marks: plan.job.upsert().map(|_| format!("{silver}/_etl/tombstones/{entity}")),
         };
-        let statements = Statements { plan, dialect: Dialect::Spark, places, tables: Own::Made };
+        let statements = Statements { plan, dialect: Dialect::Spark, places, tables: Own::Made, day: None };
         Self { plan, dialect, bronze, own, statements }
     }
 
@@ -187,7 +187,7 @@ impl<'p> Script<'p> {
             format!("SELECT CAST(NULL AS STRING) AS line, CAST(NULL AS STRING) AS nth, {columns} FROM {} t WHERE FALSE", self.own("taken"));
         let folder = format!("database={}/entity={}", self.plan.source.database, self.plan.source.entity);
         let some = format!(
-            "SELECT l.line, lpad(row_number() OVER (PARTITION BY l.file ORDER BY l.nth), 20, '0') AS nth, {columns} FROM (SELECT value AS line, {} AS nth, regexp_extract(_metadata.file_path, {}, 1) AS file FROM \
+            "SELECT l.line, concat('l', lpad(row_number() OVER (PARTITION BY l.file ORDER BY l.nth), 20, '0')) AS nth, {columns} FROM (SELECT value AS line, {} AS nth, regexp_extract(_metadata.file_path, {}, 1) AS file FROM \
              text.`{}/{{",
             nth(Dialect::Spark),
             text(&format!("({}/.*)$", super::sql::literally(&folder))),

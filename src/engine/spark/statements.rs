@@ -1,6 +1,7 @@
 //! The statements of a batch. Each is complete in itself: no view, variable or setting of the session but its time zone.
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::proof::{Proof, type_name};
@@ -10,7 +11,10 @@ use crate::domain::BronzeObject;
 use crate::job::Mode;
 use crate::plan::in_path::InPath;
 use crate::plan::order::tail;
-use crate::plan::{ORDER, SourcePlan, path_date};
+use crate::plan::{ORDER, PathDay, SourcePlan, path_date};
+
+/// Of silver's columns.
+const SOURCE_FILE: &str = "_source_file";
 
 /// Columns of the staged rows beside silver's.
 pub const PROVEN: &str = "_proven";
@@ -30,6 +34,8 @@ pub const SAME: &str = "same";
 /// Another record of the batch is its key's latest, or the same.
 pub const SUPERSEDED: &str = "superseded";
 pub const CONFLICT: &str = "conflict";
+/// A row of silver that a snapshot's day does not have any more.
+pub const REMOVED: &str = "removed";
 
 /// What staged rows are made of: silver's columns, the order, and how they came to be.
 pub fn staged_schema(plan: &SourcePlan) -> SchemaRef {
@@ -72,6 +78,8 @@ pub struct Statements<'p> {
     pub places: Places,
     /// Whether staged and settled rows go to tables that are there, or make them.
     pub tables: Own,
+    /// What a snapshot's batch is all of.
+    pub day: Option<&'p PathDay>,
 }
 
 /// A batch's own tables.
@@ -236,10 +244,10 @@ impl Statements<'_> {
             .map(|at| format!("\n  UNION ALL SELECT {columns} FROM parquet.{}", name(at)))
             .unwrap_or_default();
         let staged = format!("SELECT {columns} FROM {} WHERE {}{left_out}{explained}", table(&self.places.staged), name(PROVEN));
-        let rows = if self.plan.job.mode == Mode::Append {
-            self.fates_of_appends(&staged, &columns)
-        } else {
-            self.fates_of_upserts(&staged, &columns)
+        let rows = match self.day {
+            _ if self.plan.job.mode == Mode::Append => self.fates_of_appends(&staged, &columns),
+            Some(day) if day.outdated => self.fates_of_the_past(&staged, &columns),
+            _ => self.fates_of_upserts(&staged, &columns),
         };
         self.insert(&self.places.settled, &settled_schema(self.plan), &rows)
     }
@@ -295,27 +303,70 @@ impl Statements<'_> {
     /// The latest record of a key is the row, unless a later one is known.
     fn fates_of_upserts(&self, staged: &str, columns: &str) -> String {
         let keys = self.keys().join(", ");
-        let columns: String = columns.split(", ").map(|column| format!("r.{column}")).collect::<Vec<_>>().join(", ");
+        let ours: Vec<String> = self.keys().iter().map(|key| format!("f.{key}")).collect();
+        let each: String = columns.split(", ").map(|column| format!("r.{column}")).collect::<Vec<_>>().join(", ");
+        let database = text(&self.plan.source.database);
         let none = format!("SELECT {keys}, {ORDER} AS latest FROM staged WHERE FALSE");
+        // What the file said before, wherever in it, does not stand against what it says now.
         let marks = self.places.marks.as_ref().map_or(none, |marks| {
             format!(
-                "SELECT {keys}, max(`order`) AS latest FROM {} WHERE database = {} GROUP BY {keys}",
+                "SELECT {0}, max(m.`order`) AS latest FROM {1} m JOIN (SELECT {keys}, {SOURCE_FILE} FROM ranked WHERE place = 1) f ON {2} \
+                 WHERE m.database = {database} AND NOT {3} <=> f.{SOURCE_FILE} GROUP BY {0}",
+                ours.join(", "),
                 table(marks),
-                text(&self.plan.source.database)
+                self.on_keys("m", "f"),
+                file_of("m.`order`"),
             )
         });
+        // A snapshot's rows have no order: the day has it.
+        let ordered = self.plan.columns.schema.column_with_name(ORDER).is_some();
+        let older = format!("t.{ORDER} > r.{ORDER} AND NOT {} <=> r.{SOURCE_FILE}", file_of(&format!("t.{ORDER}")));
         format!(
             "WITH staged AS (\n  {staged}\n), ranked AS (\n  SELECT *, row_number() OVER (PARTITION BY {keys} ORDER BY {ORDER} DESC) AS place \
-             FROM staged\n), present AS (\n  {}\n), marked AS (\n  {marks}\n)\nSELECT {columns}, CASE WHEN r.place > 1 THEN '{SUPERSEDED}' \
-             WHEN coalesce(t.{ORDER} > r.{ORDER}, FALSE) OR coalesce(m.latest > r.{ORDER}, FALSE) THEN '{OLDER}' WHEN r.{} THEN '{DELETE}' \
-             WHEN t.there IS NULL THEN '{INSERT}' WHEN {} THEN '{SAME}' ELSE '{UPDATE}' END AS {}\n\
-             FROM ranked r LEFT JOIN present t ON {} LEFT JOIN marked m ON {}",
-            self.there(&[ORDER]),
+             FROM staged\n), present AS (\n  {}\n), marked AS (\n  {marks}\n)\nSELECT {each}, CASE WHEN r.place > 1 THEN '{SUPERSEDED}' \
+             WHEN coalesce({}, FALSE) OR coalesce(m.latest > r.{ORDER}, FALSE) THEN '{OLDER}' \
+             WHEN r.{} THEN '{DELETE}' WHEN t.there IS NULL THEN '{INSERT}' WHEN {} THEN '{SAME}' ELSE '{UPDATE}' END AS {}\n\
+             FROM ranked r LEFT JOIN present t ON {} LEFT JOIN marked m ON {}{}",
+            self.there(if ordered { &[ORDER] } else { &[] }),
+            if ordered { older.as_str() } else { "FALSE" },
             name(DELETES),
             self.equal("t", "r"),
             name(FATE),
             self.on_keys("t", "r"),
             self.on_keys("m", "r"),
+            self.day.map(|_| self.gone(columns)).unwrap_or_default(),
+        )
+    }
+
+    /// Rows of which a snapshot's day says nothing, if it says anything at all.
+    fn gone(&self, columns: &str) -> String {
+        let silver = &self.plan.columns.schema;
+        let has = |column: &str| silver.fields().iter().any(|field| name(field.name()) == column);
+        let typed: BTreeMap<String, String> =
+            staged_schema(self.plan).fields().iter().map(|field| (name(field.name()), type_name(field.data_type()))).collect();
+        let value = |column: &str| match typed.get(column) {
+            Some(ty) if !has(column) => format!("CAST(NULL AS {ty}) AS {column}"),
+            _ => format!("g.{column}"),
+        };
+        let values: Vec<String> = columns.split(", ").map(value).collect();
+        format!(
+            "\nUNION ALL SELECT {}, '{REMOVED}' AS {} FROM {} g LEFT ANTI JOIN staged s ON {} CROSS JOIN (SELECT count(*) AS sound FROM staged) n \
+             WHERE n.sound > 0 AND g.database = {}",
+            values.join(", "),
+            name(FATE),
+            table(&self.places.silver),
+            self.on_keys("g", "s"),
+            text(&self.plan.source.database),
+        )
+    }
+
+    /// A later day is what the table has.
+    fn fates_of_the_past(&self, staged: &str, columns: &str) -> String {
+        let keys = self.keys().join(", ");
+        format!(
+            "SELECT {columns}, CASE WHEN place > 1 THEN '{SUPERSEDED}' ELSE '{OLDER}' END AS {} FROM (SELECT *, row_number() OVER (PARTITION BY \
+             {keys} ORDER BY {ORDER} DESC) AS place FROM ({staged}) staged) ranked",
+            name(FATE)
         )
     }
 
@@ -373,13 +424,13 @@ impl Statements<'_> {
             String::new()
         } else {
             format!(
-                "\nWHEN MATCHED AND s.{FATE} = '{DELETE}' THEN DELETE\nWHEN MATCHED AND s.{FATE} = '{UPDATE}' AND NOT (t._batch <=> s._batch) THEN \
+                "\nWHEN MATCHED AND s.{FATE} IN ('{DELETE}', '{REMOVED}') THEN DELETE\nWHEN MATCHED AND s.{FATE} = '{UPDATE}' AND NOT (t._batch <=> s._batch) THEN \
                  UPDATE SET {}",
                 set.join(", ")
             )
         };
         format!(
-            "MERGE INTO {} t USING (\nSELECT {}, {FATE} FROM {} WHERE {FATE} IN ('{INSERT}', '{UPDATE}', '{DELETE}')\n) s\nON t.database = {} AND \
+            "MERGE INTO {} t USING (\nSELECT {}, {FATE} FROM {} WHERE {FATE} IN ('{INSERT}', '{UPDATE}', '{DELETE}', '{REMOVED}')\n) s\nON t.database = {} AND \
              {}{date}{changes}\nWHEN NOT MATCHED AND s.{FATE} IN ('{INSERT}', '{UPDATE}') THEN INSERT ({}) VALUES ({})",
             table(&self.places.silver),
             columns.join(", "),
@@ -392,14 +443,20 @@ impl Statements<'_> {
     }
 }
 
-/// A line's place in its object: the split of the file, and the place in that.
+/// The file in an order: the part before the last.
+fn file_of(order: &str) -> String {
+    let separator = text(&crate::plan::order::SEPARATOR.to_string());
+    format!("substring_index(substring_index({order}, {separator}, -2), {separator}, 1)")
+}
+
+/// A line's place in its object: the split of the file, and the place in that; told from an offset by its first letter.
 pub fn nth(dialect: Dialect) -> &'static str {
     match dialect {
         Dialect::Spark => {
-            "concat(lpad(CAST(_metadata.file_block_start AS STRING), 10, '0'), \
+            "concat('l', lpad(CAST(_metadata.file_block_start AS STRING), 10, '0'), \
              lpad(CAST(monotonically_increasing_id() % 8589934592 AS STRING), 10, '0'))"
         }
-        Dialect::Sail => "lpad(CAST(monotonically_increasing_id() AS STRING), 20, '0')",
+        Dialect::Sail => "concat('l', lpad(CAST(monotonically_increasing_id() AS STRING), 20, '0'))",
     }
 }
 

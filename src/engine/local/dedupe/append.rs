@@ -18,7 +18,7 @@ use crate::domain::{Records, Reject, RejectCode};
 use crate::plan::SilverColumns;
 use crate::silver::HashedMap;
 use crate::silver::SilverError;
-use crate::silver::keys::{Held, KeyRanges, TableKeys};
+use crate::silver::keys::{Held, KeyRanges, Reread, TableKeys};
 use crate::silver::replace::replaced_rows;
 use crate::silver::upsert::keys_at;
 
@@ -49,12 +49,13 @@ impl Append {
         Self { table, columns, seen: HashedMap::default(), ranges: Vec::new(), replaced: Vec::new() }
     }
 
-    /// `again`: the chunk's object was committed before; rows of records that are `refused` now count as gone.
-    pub async fn dedupe(&mut self, chunk: Enriched, again: bool, refused: &HashSet<(String, i64)>) -> Result<Unique, SilverError> {
+    /// `again`: keys that were not met before in the chunk's file, where that was committed before; rows of records that are refused now
+    /// count as gone.
+    pub async fn dedupe(&mut self, chunk: Enriched, mut again: Option<HashSet<u128>>, reread: &Reread) -> Result<Unique, SilverError> {
         let mut rejects = Vec::new();
         let Enriched { origin, rows, hashes, versions, .. } = &chunk;
         let mut held = self.table.probe(rows, hashes, &chunk.ranges).await?;
-        held.retain(|_, held| !refused.contains(&held.source));
+        held.retain(|key, held| !reread.refuses(&held.source.0, held.source.1, *key));
         if rows.num_rows() > 0 {
             self.ranges.push(chunk.ranges.clone());
         }
@@ -62,8 +63,13 @@ impl Append {
         let mut updates = Vec::new();
         let mut records = Records { read: chunk.read, ..Records::default() };
         for (at, (key, content)) in hashes.keys.iter().zip(&hashes.contents).enumerate() {
-            let source = again.then(|| (&*origin.file, chunk.offset(at)));
-            let fate = self.fate(at, *key, *content, &held, source);
+            let is_first = again.as_mut().is_some_and(|first| first.remove(key));
+            // The row of a record that a cluster read has no offset: it is the first one of its key.
+            let is_row = |held: &Held| {
+                let place = held.source.1.map_or(is_first, |offset| offset == chunk.offset(at) as i64);
+                again.is_some() && *held.source.0 == *origin.file && place
+            };
+            let fate = self.fate(at, *key, *content, &held, is_row);
             keep.push(matches!(fate, Fate::Insert | Fate::Update { .. }));
             match fate {
                 Fate::Insert => records.inserted += 1,
@@ -111,12 +117,11 @@ impl Append {
         Ok(!self.table.came_since(&self.seen, &self.ranges).await?)
     }
 
-    fn fate(&mut self, row: usize, key: u128, content: u128, held: &HashMap<u128, Held>, source: Option<(&str, u64)>) -> Fate {
+    fn fate(&mut self, row: usize, key: u128, content: u128, held: &HashMap<u128, Held>, is_row: impl Fn(&Held) -> bool) -> Fate {
         let there = held.get(&key);
-        let same_record = |held: &Held| source.is_some_and(|(file, offset)| held.source.0 == file && held.source.1 == offset as i64);
         match there {
-            Some(held) if same_record(held) && held.is_whole(content) => return Fate::Duplicate,
-            Some(held) if same_record(held) => {}
+            Some(held) if is_row(held) && held.is_whole(content) => return Fate::Duplicate,
+            Some(held) if is_row(held) => {}
             Some(held) => return if held.equals(row) { Fate::Duplicate } else { Fate::Conflict },
             None => {}
         }

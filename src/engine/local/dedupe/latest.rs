@@ -1,6 +1,6 @@
 //! The latest record of a key is its row; deletes leave none.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, Date32Array, RecordBatch, StringArray, TimestampMicrosecondArray, UInt32Array};
@@ -17,7 +17,7 @@ use crate::domain::Records;
 use crate::domain::time::MICROS_PER_DAY;
 use crate::plan::{BatchPlan, ORDER, SilverColumns, marks_schema, order};
 use crate::silver::SilverError;
-use crate::silver::keys::{SOURCE, contents_at};
+use crate::silver::keys::{Reread, SOURCE, contents_at};
 use crate::silver::replace::replaced_rows;
 use crate::silver::upsert::{Against, Arrivals, BatchKeys, DELETED, Extent, Fate, Present, UNCHANGED, find, keys_at};
 use crate::silver::write::Complete;
@@ -53,12 +53,8 @@ impl Latest {
     }
 
     /// Settles every key on the newest snapshot and writes what changes; may be asked again when the snapshot is another one.
-    pub async fn finish(
-        &mut self,
-        writer: &mut Writer<'_>,
-        refused: Arc<HashSet<(String, i64)>>,
-    ) -> Result<(Records, Vec<RecordBatch>), StageError> {
-        let present = self.settle_fates(refused).await?;
+    pub async fn finish(&mut self, writer: &mut Writer<'_>, reread: Arc<Reread>) -> Result<(Records, Vec<RecordBatch>), StageError> {
+        let present = self.settle_fates(reread).await?;
         let mut counts = Records { duplicate: self.keys.superseded(), removed: vanished(&present), ..Records::default() };
         for fate in self.keys.fates() {
             match fate {
@@ -72,7 +68,7 @@ impl Latest {
         Ok((counts, replaced))
     }
 
-    async fn settle_fates(&mut self, refused: Arc<HashSet<(String, i64)>>) -> Result<Present, StageError> {
+    async fn settle_fates(&mut self, reread: Arc<Reread>) -> Result<Present, StageError> {
         let snapshot = self.plan.extent.as_ref();
         let mut keys = std::mem::take(&mut self.keys);
         // A day that has no sound record says nothing about rows, least of all that they are gone.
@@ -88,7 +84,7 @@ impl Latest {
                 extent: if snapshot.is_some() { Extent::Database } else { Extent::Keys },
                 threads: self.threads,
                 // A snapshot's rows stay or vanish by key, whatever record they came from.
-                refused: if snapshot.is_some() { Arc::default() } else { refused },
+                reread: if snapshot.is_some() { Arc::default() } else { reread },
             };
             let (searched, found) = find(keys, &against).await?;
             keys = searched;

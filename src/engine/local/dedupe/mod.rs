@@ -7,7 +7,6 @@
 mod append;
 mod latest;
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use arrow::array::{AsArray, RecordBatch};
@@ -21,7 +20,7 @@ use crate::domain::{Records, Reject};
 use crate::job::Mode;
 use crate::plan::BatchPlan;
 use crate::plan::order::source_of;
-use crate::silver::keys::{SOURCE, TableKeys, of_database, sources_of};
+use crate::silver::keys::{Reread, SOURCE, TableKeys, hashes_of_keys, of_database, sources_of};
 use crate::silver::replace::{rows_where, stage_list};
 use crate::silver::{SilverError, Table};
 
@@ -36,8 +35,8 @@ pub struct Unique {
 pub struct Dedupe {
     way: Way,
     plan: Arc<BatchPlan>,
-    /// Of objects that are read once more: what is refused of them now, by file and offset.
-    refused: Arc<HashSet<(String, i64)>>,
+    /// Of objects that are read once more.
+    reread: Arc<Reread>,
 }
 
 enum Way {
@@ -54,22 +53,22 @@ impl Dedupe {
             }
             Mode::Upsert(_) | Mode::Snapshot { .. } => Way::Latest(Box::new(latest::Latest::new(engine, plan, tables))),
         };
-        Ok(Self { way, plan: plan.clone(), refused: Arc::default() })
+        Ok(Self { way, plan: plan.clone(), reread: Arc::default() })
     }
 
     pub async fn dedupe(&mut self, chunk: Enriched) -> Result<Unique, StageError> {
         let again = self.plan.again.contains_key(&chunk.origin.object.key);
-        if again {
-            let refused = chunk.rejects.iter().map(|reject| (chunk.origin.file.to_string(), reject.offset as i64));
-            Arc::make_mut(&mut self.refused).extend(refused);
-        }
+        let first = again.then(|| {
+            let reread = Arc::make_mut(&mut self.reread);
+            reread.refuse(&chunk.origin.file, offsets(&chunk.rejects));
+            reread.accept(&chunk.origin.file, &chunk.hashes.keys)
+        });
         let unique = match &mut self.way {
-            Way::Append(append) => append.dedupe(chunk, again, &self.refused).await?,
+            Way::Append(append) => append.dedupe(chunk, first, &self.reread).await?,
             Way::Latest(latest) => latest.put_aside(chunk)?,
         };
         if again {
-            Arc::make_mut(&mut self.refused)
-                .extend(unique.rejects.iter().map(|reject| (unique.origin.file.to_string(), reject.offset as i64)));
+            Arc::make_mut(&mut self.reread).refuse(&unique.origin.file, offsets(&unique.rejects));
         }
         Ok(unique)
     }
@@ -78,7 +77,7 @@ impl Dedupe {
     pub async fn finish(&mut self, writer: &mut Writer<'_>) -> Result<(), StageError> {
         let (mut records, mut replaced) = match &mut self.way {
             Way::Append(append) => (Records::default(), append.replaced.clone()),
-            Way::Latest(latest) => latest.finish(writer, self.refused.clone()).await?,
+            Way::Latest(latest) => latest.finish(writer, self.reread.clone()).await?,
         };
         let silver = &writer.tables().silver;
         let gone = self.rows_now_refused(silver).await?;
@@ -93,31 +92,43 @@ impl Dedupe {
     /// Rows of records that their contract accepted when they were read before, and refuses now: a record is in one place.
     async fn rows_now_refused(&self, silver: &Table) -> Result<Vec<RecordBatch>, SilverError> {
         // A snapshot's day says by its keys which rows stay.
-        if self.refused.is_empty() || self.plan.extent.is_some() {
+        if self.reread.nothing_refused() || self.plan.extent.is_some() {
             return Ok(Vec::new());
         }
         let columns = &self.plan.of.columns;
         let source: Fields = SOURCE.iter().filter_map(|name| columns.schema.fields().find(name).map(|(_, field)| field.clone())).collect();
-        let refused = |rows: &RecordBatch| sources_of(rows).iter().map(|source| self.refused.contains(source)).collect();
-        rows_where(silver, of_database(&self.plan.of.source.database), &columns.key_fields(), &source, refused).await
+        let key = columns.key_fields();
+        let refused = |rows: &RecordBatch| {
+            let keys = hashes_of_keys(rows, &key)?;
+            Ok(sources_of(rows).iter().zip(keys).map(|((file, offset), key)| self.reread.refuses(file, *offset, key)).collect())
+        };
+        rows_where(silver, of_database(&self.plan.of.source.database), &key, &source, refused).await
     }
 }
 
 impl Dedupe {
     /// Marks of such records, as a list to be replaced.
     async fn marks_now_refused(&self, tables: &Tables) -> Result<Option<String>, SilverError> {
-        let Some(marks) = tables.marks.as_ref().filter(|_| !self.refused.is_empty()) else { return Ok(None) };
+        let Some(marks) = tables.marks.as_ref().filter(|_| !self.reread.nothing_refused()) else { return Ok(None) };
         let order = Arc::new(Field::new("order", DataType::Utf8, true));
-        let key: Fields = self.plan.of.columns.key_fields().iter().cloned().chain([order]).collect();
-        let refused = |rows: &RecordBatch| match rows.column_by_name("order").and_then(|orders| orders.as_string_opt::<i32>()) {
-            Some(orders) => {
-                orders.iter().map(|order| source_of(order?)).map(|source| source.is_some_and(|s| self.refused.contains(&s))).collect()
-            }
-            None => vec![false; rows.num_rows()],
+        let key = self.plan.of.columns.key_fields();
+        let listed: Fields = key.iter().cloned().chain([order]).collect();
+        let refused = |rows: &RecordBatch| {
+            let Some(orders) = rows.column_by_name("order").and_then(|orders| orders.as_string_opt::<i32>()) else {
+                return Ok(vec![false; rows.num_rows()]);
+            };
+            let refuses = |(order, key): (Option<&str>, u128)| {
+                order.and_then(source_of).is_some_and(|(file, offset)| self.reread.refuses(file, offset, key))
+            };
+            Ok(orders.iter().zip(hashes_of_keys(rows, &key)?).map(refuses).collect())
         };
-        let found = rows_where(marks, of_database(&self.plan.of.source.database), &key, &key, refused).await?;
+        let found = rows_where(marks, of_database(&self.plan.of.source.database), &listed, &listed, refused).await?;
         stage_list(marks, &self.plan.batch, &found).await
     }
+}
+
+fn offsets(rejects: &[Reject]) -> impl Iterator<Item = i64> + '_ {
+    rejects.iter().map(|reject| reject.offset as i64)
 }
 
 impl std::fmt::Debug for Dedupe {

@@ -240,7 +240,10 @@ impl<'p> Stage<'p> {
                 Ok(()) => {
                     for found in self.read_back(session, &group).await? {
                         let engine = &run.settings.engine;
-                        let explained = if found.lines.iter().all(|line| is_one_record(&line.text, plan)) {
+                        let explained = if found.bytes > plan.of.job.limits.decoded_of(found.object.size) {
+                            // What of it counts is known here.
+                            false
+                        } else if found.lines.iter().all(|line| is_one_record(&line.text, plan)) {
                             explainer.lines(found.object, &found.lines).await?;
                             true
                         } else {
@@ -319,15 +322,15 @@ impl<'p> Stage<'p> {
     /// For each object what of it was proven, and the lines that were not.
     async fn read_back<'o>(&self, session: &Session, there: &'o [(BronzeObject, InPath)]) -> Result<Vec<Found<'o>>, RunError> {
         let mut found: BTreeMap<&str, Found<'o>> =
-            there.iter().map(|(object, _)| (object.key.as_str(), Found { object, proven: 0, lines: Vec::new() })).collect();
+            there.iter().map(|(object, _)| (object.key.as_str(), Found { object, proven: 0, bytes: 0, lines: Vec::new() })).collect();
         if there.is_empty() {
             return Ok(Vec::new());
         }
         for rows in session.query("what was staged", &self.statements().counted()).await? {
-            let (files, proven) = (texts(rows.column(0))?, longs(rows.column(2))?);
-            for (file, proven) in files.into_iter().zip(proven) {
+            let (files, proven, bytes) = (texts(rows.column(0))?, longs(rows.column(2))?, longs(rows.column(3))?);
+            for ((file, proven), bytes) in files.into_iter().zip(proven).zip(bytes) {
                 if let Some(found) = found.get_mut(file.as_str()) {
-                    found.proven = proven;
+                    (found.proven, found.bytes) = (proven, bytes);
                 }
             }
         }
@@ -373,6 +376,8 @@ impl<'p> Stage<'p> {
 struct Found<'o> {
     object: &'o BronzeObject,
     proven: u64,
+    /// Of its lines but for the blank ones: it decodes to no less.
+    bytes: u64,
     lines: Vec<Line>,
 }
 

@@ -5,22 +5,20 @@ use std::io::Cursor;
 use std::path::Path;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use serde_json::json;
 use silversmith::bronze::path_values;
 use silversmith::contract::Contract;
 use silversmith::domain::{BronzeObject, Layout};
 use silversmith::engine::local::codec;
 use silversmith::engine::local::decode::Origin;
-use silversmith::engine::local::enrich::Enriched;
-use silversmith::engine::local::frame::{Framer, Frames};
+use silversmith::engine::local::frame::Framer;
 use silversmith::engine::local::rows::{Program, transform};
 use silversmith::job::Job;
 use silversmith::plan::{BatchPlan, SourcePlan};
 
+use crate::differential::{ENTITIES, UNKNOWN, chunk, compare, examine, plan};
 use crate::support::{Random, generate, root};
 
-const ENTITIES: [&str; 7] = ["FaultData", "Trip", "Device", "Diagnostic", "User", "StatusData", "LogRecord"];
 /// Bytes and pieces that break records in every way.
 const PIECES: [&str; 34] = [
     "\"",
@@ -58,15 +56,6 @@ const PIECES: [&str; 34] = [
     "__HIVE_DEFAULT_PARTITION__",
     "\"extra\":{\"a\":[1,{\"b\":null}]},",
 ];
-
-fn plan(entity: &str, unknown: &str, folder: &Path) -> BatchPlan {
-    let text = std::fs::read_to_string(root().join(format!("jobs/{entity}.yaml"))).unwrap();
-    std::fs::write(folder.join(format!("{entity}.yaml")), format!("{text}\nunknown_fields: {unknown}\n")).unwrap();
-    let job = Arc::new(Job::load(folder, entity).unwrap());
-    let contract = Arc::new(Contract::load(&root().join("schemas"), entity).unwrap());
-    let of = SourcePlan::new(job.source("de").unwrap(), job, contract).unwrap();
-    BatchPlan { of, batch: "b".to_owned(), ingested_at: 0, objects: Vec::new(), again: BTreeMap::default(), extent: None }
-}
 
 /// The records of an object as the framer cuts them.
 fn records(bytes: Vec<u8>) -> Vec<Vec<u8>> {
@@ -107,36 +96,6 @@ fn spoil(record: &mut Vec<u8>, random: &mut Random) {
     }
 }
 
-fn chunk(records: &[Vec<u8>], base: u64) -> Frames {
-    let mut bytes = Vec::new();
-    let mut ranges = Vec::new();
-    for record in records {
-        let start = bytes.len();
-        bytes.extend_from_slice(record);
-        ranges.push(start..bytes.len());
-        bytes.push(b'\n');
-    }
-    Frames { bytes: Bytes::from(bytes), base, records: ranges, refused: Vec::new() }
-}
-
-/// How many of the records went the quick way and were sound, and how many went the other.
-fn compare(records: &[Vec<u8>], key: &str, layout: Layout, plan: &BatchPlan) -> (usize, usize) {
-    let object = BronzeObject { key: key.to_owned(), version: String::new(), size: 0, layout, path: path_values(key) };
-    let origin = Origin { object: Arc::new(object), file: key.into() };
-    let quick = transform(chunk(records, 77), &origin, plan, &Program::new(plan)).unwrap();
-    let exact = transform(chunk(records, 77), &origin, plan, &Program::new(plan).exactly()).unwrap();
-    let shown = || String::from_utf8_lossy(&records.join(&b'\n')).into_owned();
-    assert_eq!(quick.rejects, exact.rejects, "{}", shown());
-    assert_eq!(quick.rows, exact.rows, "{}", shown());
-    assert_eq!((&quick.versions, &quick.deletes, &quick.prefixes), (&exact.versions, &exact.deletes, &exact.prefixes));
-    assert_eq!((&quick.hashes.keys, &quick.hashes.contents), (&exact.hashes.keys, &exact.hashes.contents));
-    let places = |rows: &Enriched| -> Vec<(u64, Bytes)> { (0..rows.places.len()).map(|row| (rows.offset(row), rows.raw(row))).collect() };
-    assert_eq!(places(&quick), places(&exact));
-    assert_eq!(quick.read, records.len() as u64);
-    assert_eq!(exact.exact, records.len());
-    (records.len() - quick.exact, quick.exact)
-}
-
 fn campaign(rounds: usize, random: &mut Random) {
     let folder = tempfile::tempdir().unwrap();
     let bronze = folder.path().join("bronze");
@@ -146,7 +105,7 @@ fn campaign(rounds: usize, random: &mut Random) {
     generate(&bronze, &[&made[..], &["--mess", "0.05", "--unknown-fields", "0.1", "--shuffled-keys", "0.2"]].concat());
     let (mut quick, mut exact) = (0, 0);
     for entity in ENTITIES {
-        let plans: Vec<BatchPlan> = ["rescue", "quarantine", "ignore"].iter().map(|unknown| plan(entity, unknown, folder.path())).collect();
+        let plans: Vec<BatchPlan> = UNKNOWN.iter().map(|unknown| plan(entity, unknown)).collect();
         for (key, layout) in objects(&bronze, entity) {
             let clean = records(std::fs::read(bronze.join(&key)).unwrap());
             for plan in &plans {
@@ -270,7 +229,7 @@ fn odd_record(random: &mut Random) -> Vec<u8> {
 #[test]
 fn the_quick_way_knows_no_more_of_odd_contracts() {
     let mut random = Random::new("odd contracts");
-    let plans = ["rescue", "quarantine", "ignore"].map(odd_plan);
+    let plans = UNKNOWN.map(odd_plan);
     let key = "database=fleetdb_de/entity=E/year=2024/month=01/day=02/o";
     let (mut quick, mut exact) = (0, 0);
     for _ in 0..400 {
@@ -313,4 +272,15 @@ fn the_quick_way_says_what_the_exact_one_says() {
     while std::time::Instant::now() < until {
         campaign(20, &mut random);
     }
+}
+
+/// What a fuzzer found worth keeping (`bash tests/fuzz`), and whatever it may have broken once.
+#[test]
+fn and_so_do_both_of_everything_that_was_found_by_fuzzing() {
+    let mut inputs = 0;
+    for entry in std::fs::read_dir(root().join("fixtures/fuzz")).unwrap() {
+        examine(&std::fs::read(entry.unwrap().path()).unwrap());
+        inputs += 1;
+    }
+    assert!(inputs > 100, "{inputs} inputs");
 }

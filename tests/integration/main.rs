@@ -10,6 +10,7 @@ mod cli;
 mod container;
 mod contracts;
 mod decoding;
+mod differential;
 mod faults;
 mod framing;
 mod generated;

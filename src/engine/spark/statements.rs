@@ -21,6 +21,8 @@ pub const PROVEN: &str = "_proven";
 pub const LINE: &str = "_line";
 pub const FILE: &str = "_file";
 pub const NTH: &str = "_nth";
+/// Of its line and the end of that.
+pub const BYTES: &str = "_bytes";
 pub const DELETES: &str = "_deletes";
 /// Of the settled rows: what becomes of each.
 pub const FATE: &str = "_fate";
@@ -50,6 +52,7 @@ pub fn staged_schema(plan: &SourcePlan) -> SchemaRef {
         of(LINE, DataType::Utf8),
         of(FILE, DataType::Utf8),
         of(NTH, DataType::Utf8),
+        of(BYTES, DataType::Int64),
     ]);
     Arc::new(Schema::new(fields))
 }
@@ -137,7 +140,7 @@ impl Statements<'_> {
             "WITH lines AS (\n{lines}\n), told AS (\n  SELECT *, schema_of_variant(try_parse_json(concat({}, line, '}}'))) AS kinds, \
              try_parse_json(concat('[', line, ']')) IS NOT NULL AS one\n  FROM lines WHERE NOT line RLIKE {}\n), looked AS (\n  \
              SELECT *{formed} FROM told\n), parsed AS (\n  SELECT *{read} FROM looked\n), judged AS (\n  SELECT *{proven} FROM parsed\n), \
-             made AS (\n  SELECT {},\n    {any} AS {}, CASE WHEN {keep} THEN line END AS {}, file AS {}, nth AS {}\n  FROM judged\n)\n\
+             made AS (\n  SELECT {},\n    {any} AS {}, CASE WHEN {keep} THEN line END AS {}, file AS {}, nth AS {}, CAST(octet_length(line) + 1 AS BIGINT) AS {}\n  FROM judged\n)\n\
              SELECT *, {deletes} AS {} FROM made",
             text("{\"x\":"),
             text("^[ \t\r]*$"),
@@ -146,6 +149,7 @@ impl Statements<'_> {
             name(LINE),
             name(FILE),
             name(NTH),
+            name(BYTES),
             name(DELETES),
         );
         self.insert(&self.places.staged, &schema, &rows)
@@ -201,12 +205,13 @@ impl Statements<'_> {
         }
     }
 
-    /// How many lines each object has, and how many of them are proven.
+    /// How many lines each object has, how many of them are proven, and the bytes of all.
     pub fn counted(&self) -> String {
         format!(
-            "SELECT {0} AS file, count(*) AS lines, count_if({1}) AS proven FROM {2} GROUP BY {0}",
+            "SELECT {0} AS file, count(*) AS lines, count_if({1}) AS proven, sum({2}) AS bytes FROM {3} GROUP BY {0}",
             name(FILE),
             name(PROVEN),
+            name(BYTES),
             table(&self.places.staged)
         )
     }

@@ -87,6 +87,80 @@ fn does_what_the_local_engine_does() {
     assert!(proven > 10_000, "{proven} records were proven on the server");
 }
 
+/// Cases that have a job or a contract of their own; those that share one are one tree.
+#[test]
+fn does_so_with_jobs_and_contracts_of_their_own() {
+    let server = SPARK.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let folder = tempfile::tempdir().unwrap();
+    let (mut groups, mut cases, mut refused) = (Vec::new(), 0, 0);
+    for entity in folders(&root().join("fixtures/cases")) {
+        let name = entity.file_name().unwrap().to_str().unwrap().to_owned();
+        let mut alike = std::collections::BTreeMap::<(String, String), Vec<PathBuf>>::new();
+        for case in folders(&entity).into_iter().filter(|case| case.join("jobs").is_dir() || case.join("schemas").is_dir()) {
+            alike.entry((contents(&case.join("jobs")), contents(&case.join("schemas")))).or_default().push(case);
+        }
+        for (at, of) in alike.into_values().enumerate() {
+            let out = folder.path().join(format!("{name}-{at}"));
+            for case in &of {
+                copy_tree_as(&case.join("bronze"), &out.join("bronze"), &format!("{}-", case.file_name().unwrap().to_str().unwrap()));
+            }
+            let (jobs, schemas) = (own_or(&of[0], "jobs"), own_or(&of[0], "schemas"));
+            let own = ["--jobs", jobs.to_str().unwrap(), "--schemas", schemas.to_str().unwrap()];
+            let emit = ["plan", "--emit", "sql", "--dialect", "spark", "--entity", &name, "--country", "de"];
+            let said = etl(&emit).args(own).output().unwrap().stderr;
+            if String::from_utf8_lossy(&said).contains("keywords that SQL cannot check") {
+                refused += of.len();
+                continue;
+            }
+            both(&server, &out.join("bronze"), &out, std::slice::from_ref(&name), &own);
+            groups.push(vec![out.join("here"), out.join("there")]);
+            cases += of.len();
+        }
+    }
+    same(&groups, folder.path());
+    eprintln!("{cases} cases, {refused} refused by name");
+    assert!(cases > 15 && refused < 5, "{cases} cases, {refused} refused");
+}
+
+/// The files below a folder, with their names; nothing where it is not there.
+fn contents(folder: &Path) -> String {
+    let Ok(entries) = std::fs::read_dir(folder) else { return String::new() };
+    let mut paths: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+    paths.sort();
+    let of = |path: &PathBuf| if path.is_dir() { contents(path) } else { std::fs::read_to_string(path).unwrap() };
+    paths.iter().map(|path| format!("{}\n{}", path.file_name().unwrap().display(), of(path))).collect()
+}
+
+#[test]
+fn killed_runs_change_nothing() {
+    let server = SPARK.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let folder = tempfile::tempdir().unwrap();
+    let mut random = Random::new("kills on Spark");
+    let jobs = jobs_with(folder.path(), "lease: {duration: 1 s}");
+    grown(folder.path(), 0);
+    let (bronze, there, here) = (folder.path().join("bronze"), folder.path().join("there"), folder.path().join("here"));
+    let args = ["--entity", "StatusData", "--country", "de", "--jobs", jobs.to_str().unwrap()];
+    let mut killed = 0;
+    for _ in 0..4 {
+        let mut command = etl(&["run", "--output", "json", "--engine", "spark", "--remote", &server.address]);
+        command.arg("--bronze").arg(&bronze).arg("--silver").arg(&there).args(args);
+        let mut process = command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(1000 + random.below(9000) as u64));
+        killed += u32::from(process.try_wait().unwrap().is_none());
+        let _ = process.kill();
+        let _ = process.wait();
+        // Nobody renews its leases any more.
+        std::thread::sleep(Duration::from_millis(1200));
+    }
+    assert!(killed > 0);
+    let last = on(&server, &bronze, &there, &args);
+    assert_eq!(last.code, 0, "{}", last.stderr);
+    assert_eq!(run(&bronze, &here, &args).code, 0);
+    let again = on(&server, &bronze, &there, &args);
+    assert_eq!((again.code, total(&again.report, "records", "read")), (0, 0), "{}", again.stderr);
+    same(&[vec![here, there]], folder.path());
+}
+
 /// Local engine → Spark's MERGE → local append or upsert, and compaction → Spark's OPTIMIZE → local engine.
 #[test]
 fn tables_pass_from_engine_to_engine() {
@@ -288,16 +362,89 @@ fn features_of_others_are_refused_here_and_kept_there() {
     assert_eq!(sums[0], sums[1]);
 }
 
-/// Runs a job's SQL files, each in a session of its own, as a warehouse runs them.
-fn run_files(server: &Server, folder: &Path) {
+/// A job's SQL files in their order, each with its statements.
+fn statements_of(folder: &Path) -> Vec<(String, Vec<String>)> {
     let mut files: Vec<PathBuf> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.sort();
     assert_eq!(files.len(), 7);
-    for file in files {
-        let text = std::fs::read_to_string(&file).unwrap();
-        let statements: Vec<String> = text.trim_end().trim_end_matches(';').split(";\n\n").map(str::to_owned).collect();
+    let statements = |file: &PathBuf| {
+        let text = std::fs::read_to_string(file).unwrap();
+        text.trim_end().trim_end_matches(';').split(";\n\n").map(str::to_owned).collect()
+    };
+    files.iter().map(|file| (file.file_stem().unwrap().to_str().unwrap().to_owned(), statements(file))).collect()
+}
+
+/// Runs a job's SQL files, each in a session of its own, as a warehouse runs them.
+fn run_files(server: &Server, folder: &Path) {
+    for (_, statements) in statements_of(folder) {
         sql_on(server, &statements);
     }
+}
+
+/// A run of SQL files that dies between silver and tombstones, and another one that begins anew: deletes are remembered.
+#[test]
+fn emitted_sql_remembers_deletes_though_a_run_died() {
+    let server = SPARK.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let folder = tempfile::tempdir().unwrap();
+    let (bronze, here, there) = (folder.path().join("bronze"), folder.path().join("here"), folder.path().join("there"));
+    let put = |name: &str, lines: &[String]| {
+        let folder = bronze.join("database=fleetdb_de/entity=Trip/year=2025/month=03/day=01");
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(folder.join(name), lines.join("\n")).unwrap();
+    };
+    let trip = |id: usize, version: u32, deleted: bool| {
+        let mut trip = json!({
+            "id": format!("b{id:X}"), "device": {"id": format!("b{id:X}")}, "start": "2025-03-01T08:00:00.000Z",
+            "stop": "2025-03-01T09:00:00.000Z", "nextTripStart": "2025-03-01T09:30:00.000Z", "drivingDuration": "01:00:00",
+            "stopDuration": "00:30:00", "distance": 12.5, "version": format!("{version:016x}")
+        });
+        if deleted {
+            trip["deletedDateTime"] = json!("2025-03-02T09:00:00Z");
+        }
+        trip.to_string()
+    };
+    let args = ["--entity", "Trip", "--country", "de"];
+    let emit = etl(&["plan", "--emit", "sql", "--dialect", "spark"])
+        .args(args)
+        .arg("--bronze")
+        .arg(&bronze)
+        .arg("--silver")
+        .arg(&there)
+        .arg("--out")
+        .arg(folder.path().join("sql"))
+        .output()
+        .unwrap();
+    assert!(emit.status.success(), "{}", String::from_utf8_lossy(&emit.stderr));
+    let sql = folder.path().join("sql/Trip_de");
+    put("1.json", &(0..20).map(|id| trip(id, 1, false)).collect::<Vec<_>>());
+    run_files(&server, &sql);
+    assert_eq!(run(&bronze, &here, &args).code, 0);
+    // Half of them are deleted, and the run dies with that done in silver and not remembered.
+    put("2.json", &(0..20).map(|id| trip(id, 2, id % 2 == 0)).collect::<Vec<_>>());
+    for (name, statements) in statements_of(&sql) {
+        if name == "60_silver" {
+            sql_on(&server, &statements[..1]);
+            break;
+        }
+        sql_on(&server, &statements);
+    }
+    let count =
+        |of: &Path, what: &str| asked(&server, &[format!("SELECT CAST(count(*) AS STRING) FROM {} {what}", by_place(of))])[0][0].clone();
+    let (table, marks) = (there.join("Trip"), there.join("_etl/tombstones/Trip"));
+    assert_eq!((count(&table, ""), count(&marks, "")), (Some("10".to_owned()), Some("0".to_owned())));
+    run_files(&server, &sql);
+    assert_eq!((count(&table, ""), count(&marks, "WHERE kind = 'deleted'")), (Some("10".to_owned()), Some("10".to_owned())));
+    assert_eq!(run(&bronze, &here, &args).code, 0);
+    // What is older than the deletes comes late, and brings nothing back.
+    put("0.json", &(0..20).map(|id| trip(id, 0, false)).collect::<Vec<_>>());
+    run_files(&server, &sql);
+    assert_eq!(run(&bronze, &here, &args).code, 0);
+    assert_eq!(count(&table, ""), Some("10".to_owned()));
+    // The local engine finds all of it there already.
+    let last = run(&bronze, &there, &args);
+    let of = |name| total(&last.report, "records", name);
+    assert_eq!((last.code, of("deleted") + of("duplicate")), (0, 60), "{} {}", last.stderr, last.report);
+    same(&[vec![here, there]], folder.path());
 }
 
 /// `etl plan --emit sql`: no ledger and no etl at work, and the same rows.

@@ -78,6 +78,20 @@ fn reads_quoted_texts_as_they_are() {
     quoting_holds(&SAIL.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
 }
 
+/// A defect of Sail, against Sail alone: one line that is no text, and none of the others can be read. Spark reads them.
+#[test]
+fn does_not_read_a_file_with_bytes_that_are_no_text() {
+    let server = SAIL.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("lines.json"), b"{\"a\": 1}\n\xff\n").unwrap();
+    let query = format!("SELECT value FROM text.`{}`", folder.path().join("lines.json").display());
+    let told = tokio::runtime::Runtime::new().unwrap().block_on(async {
+        let session = Box::pin(Session::open(&server.address, "a defect", Patience::default())).await.unwrap();
+        Box::pin(session.query("lines", &query)).await.unwrap_err().to_string()
+    });
+    assert!(told.contains("invalid UTF-8"), "{told}");
+}
+
 #[test]
 fn and_the_local_engine_take_turns() {
     let server = SAIL.lock().unwrap_or_else(std::sync::PoisonError::into_inner);

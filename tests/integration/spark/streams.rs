@@ -3,6 +3,8 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::grpc::{Call, Fault, GrpcProxy};
+use std::time::Duration;
+
 use super::*;
 
 const ARGS: [&str; 4] = ["--entity", "FaultData", "--country", "de"];
@@ -68,6 +70,66 @@ fn broken_streams_are_taken_up_again_and_no_statement_runs_twice() {
     let again = through(&proxy, "", &bronze, &there, &args);
     assert_eq!((again.code, total(&again.report, "records", "read")), (0, 0), "{}", again.stderr);
     assert_eq!(proxy.calls().len(), calls.len(), "a run with nothing to do asks nothing of a cluster");
+}
+
+/// A run is cut off from the cluster as soon as the ledger has its intent: what it staged is needed until the next run is done.
+#[test]
+fn staged_rows_of_an_open_intent_are_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let jobs = jobs_with(folder.path(), "lease: {duration: 1 s}");
+    grown(folder.path(), 0);
+    let (bronze, here, there) = (folder.path().join("bronze"), folder.path().join("here"), folder.path().join("there"));
+    let log = there.join("_etl/ledger/FaultData/fleetdb_de/log");
+    let is_intended = move || {
+        let entries = std::fs::read_dir(&log).into_iter().flatten().flatten();
+        entries.filter_map(|entry| std::fs::read_to_string(entry.path()).ok()).any(|entry| entry.contains("MERGE INTO"))
+    };
+    let asked = is_intended.clone();
+    let (server, proxy) = behind(move |method| (method == "ExecutePlan" && asked()).then_some(Fault::Lost));
+    let mut command = etl(&["run", "--engine", "spark", "--remote", &proxy.address]);
+    command.arg("--bronze").arg(&bronze).arg("--silver").arg(&there).args(ARGS).args(["--jobs", jobs.to_str().unwrap()]);
+    let mut process = command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap();
+    while !is_intended() {
+        assert!(process.try_wait().unwrap().is_none(), "the run ended before its intent");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    process.kill().unwrap();
+    process.wait().unwrap();
+    // Nobody renews its leases any more.
+    std::thread::sleep(Duration::from_millis(1200));
+    let staging = there.join("_etl/spark/FaultData");
+    let staged = files_below(&staging);
+    assert!(staged > 0);
+    // All of it is older than anything that vacuum waits for.
+    let long_ago = std::time::SystemTime::now() - Duration::from_hours(24 * 30);
+    fn age(folder: &Path, to: std::time::SystemTime) {
+        for path in std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+            if path.is_dir() {
+                age(&path, to);
+            } else {
+                std::fs::File::options().append(true).open(&path).unwrap().set_modified(to).unwrap();
+            }
+        }
+    }
+    age(&staging, long_ago);
+    std::fs::create_dir_all(staging.join("dead/staged")).unwrap();
+    std::fs::write(staging.join("dead/staged/rows.parquet"), "of a run that died").unwrap();
+    age(&staging.join("dead"), long_ago);
+    let vacuum = || {
+        let output = etl(&["vacuum", "--entity", "FaultData", "--execute"]).arg("--silver").arg(&there).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    };
+    vacuum();
+    assert_eq!(files_below(&staging), staged);
+    // A local run leaves the intent alone, one on the cluster finishes it.
+    let local = run(&bronze, &there, &ARGS);
+    assert!(local.code == 4 && local.stderr.contains("--engine spark"), "{}", local.stderr);
+    let finished = on(&server, &bronze, &there, &ARGS);
+    assert_eq!(finished.code, 0, "{}", finished.stderr);
+    assert_eq!(run(&bronze, &here, &ARGS).code, 0);
+    same(&[vec![here, there.clone()]], folder.path());
+    vacuum();
+    assert_eq!(files_below(&staging), 0);
 }
 
 #[test]

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use futures::{StreamExt, TryStreamExt};
+use tokio::sync::mpsc;
 
 use crate::domain::time::days_from_civil;
 use crate::domain::{BronzeObject, Layout, PathValues, Source};
@@ -17,6 +18,8 @@ const LEVELS: usize = 3;
 /// Objects of an archive class that one listing asks about, in order of their keys: whether one is restored takes a request each.
 const ARCHIVED_ASKED: usize = 1000;
 const ASKED_AT_ONCE: usize = 32;
+/// Names that wait for whoever compares them with what is known.
+pub const LISTED_AHEAD: usize = 4096;
 
 /// The dates and the share of objects that a run looks at.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -38,6 +41,8 @@ pub struct Listing {
     pub skipped: BTreeMap<&'static str, u64>,
     /// In an archive class: restored or not is not asked yet.
     pub archived: Vec<BronzeObject>,
+    /// Further objects, all of them known.
+    pub known: u64,
 }
 
 impl Listing {
@@ -50,12 +55,27 @@ pub fn source_folder(source: &Source) -> String {
     format!("database={}/entity={}", source.database, source.entity)
 }
 
+/// What a name of a listing stands for.
+#[derive(Debug)]
+pub enum Listed {
+    Object(BronzeObject),
+    /// Of an archive class.
+    Archived(BronzeObject),
+    /// Left alone.
+    Skipped(&'static str),
+}
+
 /// Lists both layouts of a source.
 pub async fn list(bronze: &Store, source: &Source, selection: &Selection) -> Result<Listing, StoreError> {
+    let (found, listed) = mpsc::channel(LISTED_AHEAD);
+    let ((), listing) = tokio::try_join!(send(bronze, source, selection, found), async { Ok(collect(listed, |_| false).await) })?;
+    Ok(listing)
+}
+
+/// Tells what a source has, name by name, as long as somebody listens.
+pub async fn send(bronze: &Store, source: &Source, selection: &Selection, to: mpsc::Sender<Listed>) -> Result<(), StoreError> {
     let folder = source_folder(source);
-    let mut listing = Listing::default();
     let within = selection.clone();
-    let mut archived = Vec::new();
     let mut entries = bronze.list_wide(&folder, LEVELS, move |folder| within.takes_dates(&path_values(folder)));
     while let Some((key, meta)) = entries.try_next().await? {
         let inner = key.strip_prefix(&folder).unwrap_or(&key).trim_start_matches('/');
@@ -63,19 +83,34 @@ pub async fn list(bronze: &Store, source: &Source, selection: &Selection) -> Res
         if !selection.takes(&key, &path) {
             continue;
         }
-        match foreign(inner, &path, meta.size) {
-            Some(reason) => *listing.skipped.entry(reason).or_default() += 1,
+        let listed = match foreign(inner, &path, meta.size) {
+            Some(reason) => Listed::Skipped(reason),
             None => {
                 let layout = layout_of(inner, &path);
                 let is_archived = bronze.is_archived(&meta);
                 let object = BronzeObject { version: bronze.version_of(&meta), size: meta.size, layout, path, key };
-                if is_archived { archived.push(object) } else { listing.objects.push(object) }
+                if is_archived { Listed::Archived(object) } else { Listed::Object(object) }
             }
+        };
+        if to.send(listed).await.is_err() {
+            break;
         }
     }
-    drop(entries);
-    listing.archived = archived;
-    Ok(listing)
+    Ok(())
+}
+
+/// A listing without the objects that are only counted, because nobody needs to see them again.
+pub async fn collect(mut listed: mpsc::Receiver<Listed>, is_known: impl Fn(&BronzeObject) -> bool) -> Listing {
+    let mut listing = Listing::default();
+    while let Some(listed) = listed.recv().await {
+        match listed {
+            Listed::Skipped(reason) => *listing.skipped.entry(reason).or_default() += 1,
+            Listed::Object(object) | Listed::Archived(object) if is_known(&object) => listing.known += 1,
+            Listed::Object(object) => listing.objects.push(object),
+            Listed::Archived(object) => listing.archived.push(object),
+        }
+    }
+    listing
 }
 
 /// Objects of an archive class that are as they were listed and have been restored; the others are left alone.

@@ -13,8 +13,10 @@
 
 pub mod cluster;
 pub mod maintenance;
+mod objects;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -23,6 +25,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::{BronzeObject, Records, Source};
 use crate::store::{Store, StoreError};
+
+use objects::{Known, Objects};
 
 /// Entries after which the log is folded.
 const FOLD_EVERY: u64 = 64;
@@ -174,14 +178,6 @@ struct LeaseFile {
     expires: DateTime<Utc>,
 }
 
-/// A committed object.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Known {
-    version: String,
-    /// Which of the source's batches committed it.
-    batch: u32,
-}
-
 /// What the ledger says of one object.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ObjectRecord {
@@ -197,8 +193,12 @@ pub struct ObjectRecord {
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 struct State {
     head: u64,
-    /// Objects that some intent has committed.
-    known: BTreeMap<String, Known>,
+    /// Objects that some intent has committed; in a snapshot they follow the rest, packed.
+    #[serde(skip)]
+    known: Objects,
+    /// How many they are.
+    #[serde(default)]
+    known_count: u64,
     /// Such objects that are to be read once more.
     #[serde(default)]
     again: BTreeMap<String, Known>,
@@ -369,19 +369,20 @@ impl Ledger {
     /// Objects that were committed, in the order of their keys.
     pub fn objects(&self) -> impl Iterator<Item = ObjectRecord> + '_ {
         let record = |forgotten: bool| {
-            move |(key, known): (&String, &Known)| ObjectRecord {
-                key: key.clone(),
-                version: known.version.clone(),
+            move |(key, known): (String, Known)| ObjectRecord {
                 batch: self.state.batches.get(known.batch as usize).cloned().unwrap_or_default(),
+                key,
+                version: known.version,
                 forgotten,
             }
         };
-        self.state.known.iter().map(record(false)).chain(self.state.again.iter().map(record(true)))
+        let again = self.state.again.iter().map(|(key, known)| (key.clone(), known.clone()));
+        self.state.known.iter().map(record(false)).chain(again.map(record(true)))
     }
 
     /// The batch that committed just this version of an object before.
     pub fn committed_by(&self, key: &str, version: &str) -> Option<&String> {
-        let known = self.state.known.get(key).or_else(|| self.state.again.get(key)).filter(|known| known.version == version)?;
+        let known = self.state.known.get(key).or_else(|| self.state.again.get(key).cloned()).filter(|known| known.version == version)?;
         self.state.batches.get(known.batch as usize)
     }
 
@@ -410,10 +411,10 @@ impl Ledger {
         if let Some(claim) = held.get(object.key.as_str()) {
             return Standing::Held { run: claim.run.clone() };
         }
-        match self.state.known.get(&object.key) {
+        match self.state.known.is_known(&object.key, &object.version) {
             None => Standing::New,
-            Some(known) if known.version == object.version => Standing::Known,
-            Some(_) => Standing::Changed,
+            Some(true) => Standing::Known,
+            Some(false) => Standing::Changed,
         }
     }
 
@@ -464,9 +465,8 @@ impl Ledger {
         if !self.state.head.is_multiple_of(FOLD_EVERY) {
             return;
         }
-        let folded = serde_json::to_vec(&self.state).ok().and_then(|text| zstd::encode_all(text.as_slice(), 3).ok());
-        let Some(bytes) = folded else { return };
-        if let Err(error) = self.store.create(&format!("snapshots/{:020}.json.zst", self.state.head), bytes.into()).await {
+        let Some(bytes) = fold(&mut self.state) else { return };
+        if let Err(error) = self.store.create(&format!("snapshots/{:020}.zst", self.state.head), bytes.into()).await {
             tracing::warn!(%error, "the ledger was not folded; it is tried again {FOLD_EVERY} entries later");
         }
     }
@@ -640,8 +640,27 @@ async fn read_snapshot(store: &Store, name: Option<&str>) -> Result<State, Ledge
         let source = std::io::Error::new(std::io::ErrorKind::NotFound, "it was listed a moment ago and is gone");
         return Err(LedgerError::Snapshot { path: name.to_owned(), source });
     };
-    let text = zstd::decode_all(bytes.as_ref()).map_err(|source| LedgerError::Snapshot { path: name.to_owned(), source })?;
-    serde_json::from_slice(&text).map_err(|source| LedgerError::Parse { path: name.to_owned(), source })
+    let failed = |source| LedgerError::Snapshot { path: name.to_owned(), source };
+    let mut unfolded = zstd::decode_all(bytes.as_ref()).map_err(failed)?;
+    drop(bytes);
+    let end = memchr::memchr(b'\n', &unfolded).ok_or_else(|| failed(std::io::Error::other("it has no end of its first line")))?;
+    let parsed = serde_json::from_slice(&unfolded[..end]);
+    let mut state: State = parsed.map_err(|source| LedgerError::Parse { path: name.to_owned(), source })?;
+    unfolded.drain(..=end);
+    let known = Objects::unpack(unfolded).filter(|known| known.len() as u64 == state.known_count);
+    state.known = known.ok_or_else(|| failed(std::io::Error::other("its objects are damaged")))?;
+    Ok(state)
+}
+
+/// A line of JSON, and behind it the known objects.
+fn fold(state: &mut State) -> Option<Vec<u8>> {
+    state.known_count = state.known.len() as u64;
+    let line = serde_json::to_vec(state).ok()?;
+    let mut folded = zstd::Encoder::new(Vec::new(), 3).ok()?;
+    for part in [line.as_slice(), b"\n", state.known.pack()] {
+        folded.write_all(part).ok()?;
+    }
+    folded.finish().ok()
 }
 
 /// The entry of a number, if it is there.

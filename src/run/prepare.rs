@@ -4,14 +4,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
+use tokio::sync::mpsc;
+
 use super::report::JobReport;
 use super::{Request, RunError, Settings, SourceRun, cluster};
 use crate::bronze::{self, Listing};
 use crate::contract::Contract;
 use crate::contract::convert::Conversion;
+use crate::domain::BronzeObject;
 use crate::engine::local::{RejectSummary, Tables};
 use crate::job::Job;
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, Standing};
 use crate::plan::{SourcePlan, marks_partition, marks_schema, quarantine_schema};
 use crate::silver::{Table, TableShape, Writer};
 use crate::store::{Store, probe};
@@ -70,10 +73,20 @@ pub(super) async fn prepare<'s>(
         selection.only = None;
     }
     // Side by side: on a bucket each of these is several round trips.
-    let ((), ledger, listing, ()) = tokio::try_join!(
+    // What is known is only counted: there may be very much of it. A snapshot's day is read anew as a whole.
+    let (found, listed) = mpsc::channel(bronze::LISTED_AHEAD);
+    let compared = async {
+        let ledger = Ledger::open(&settings.silver, &plan.source, plan.job.lease.duration).await?;
+        let held = ledger.held();
+        let is_known = |object: &BronzeObject| !plan.job.is_snapshot() && ledger.standing(object, &held) == Standing::Known;
+        let listing = bronze::collect(listed, is_known).await;
+        drop(held);
+        Ok((ledger, listing))
+    };
+    let ((), (ledger, listing), (), ()) = tokio::try_join!(
         async { Ok(probe::once(&settings.silver).await?) },
-        async { Ok(Ledger::open(&settings.silver, &plan.source, plan.job.lease.duration).await?) },
-        async { Ok(bronze::list(&settings.engine.bronze, &plan.source, &selection).await?) },
+        compared,
+        async { Ok(bronze::send(&settings.engine.bronze, &plan.source, &selection, found).await?) },
         ensure_tables(settings, &plan, &tables),
     )?;
     let mut report = report.clone();

@@ -42,7 +42,8 @@ impl SourceRun<'_> {
         let is_snapshot = self.plan.job.is_snapshot();
         let files = &mut self.report.files;
         files.skipped = listing.skipped();
-        files.listed = listing.objects.len() as u64 + files.skipped;
+        files.listed = listing.objects.len() as u64 + listing.known + files.skipped;
+        files.known = listing.known;
         let (mut new, mut known) = (Vec::new(), Vec::new());
         let mut changed = None;
         let (mut held_elsewhere, mut held_days) = (0, BTreeSet::new());

@@ -76,7 +76,8 @@ fn lines(entity: &str) -> Vec<u8> {
         let mut framer = Framer::new(streams.remove(0), &[], 1 << 24);
         while let Ok(Some(Frames { bytes, records, .. })) = framer.next_frames() {
             for range in records {
-                let alone = Frames { bytes: bytes.slice(range.clone()), base: 0, records: vec![0..range.len()], refused: Vec::new() };
+                let records = std::iter::once(0..range.len()).collect();
+                let alone = Frames { bytes: bytes.slice(range.clone()), base: 0, records, refused: Vec::new() };
                 if transform(alone, &origin, &plan, &Program::new(&plan)).unwrap().rejects.is_empty() {
                     sound.extend_from_slice(&bytes[range]);
                     sound.push(b'\n');

@@ -389,7 +389,7 @@ impl Ledger {
     /// Lets known objects be read once more; returns how many there were.
     pub async fn forget(&mut self, run: &str, objects: &BTreeSet<String>) -> Result<usize, LedgerError> {
         loop {
-            let known: Vec<String> = objects.iter().filter(|key| self.state.known.contains_key(*key)).cloned().collect();
+            let known: Vec<String> = objects.iter().filter(|key| self.state.known.contains_key(key)).cloned().collect();
             let count = known.len();
             if count == 0 || self.append(What::Forget { objects: known, run: run.to_owned() }).await? {
                 return Ok(count);

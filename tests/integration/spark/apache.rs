@@ -128,7 +128,8 @@ fn contents(folder: &Path) -> String {
     let mut paths: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
     paths.sort();
     let of = |path: &PathBuf| if path.is_dir() { contents(path) } else { std::fs::read_to_string(path).unwrap() };
-    paths.iter().map(|path| format!("{}\n{}", path.file_name().unwrap().display(), of(path))).collect()
+    let named = |path: &PathBuf| [path.file_name().unwrap().to_str().unwrap().to_owned(), of(path)].join("\n");
+    paths.iter().map(named).collect::<Vec<_>>().concat()
 }
 
 #[test]

@@ -72,6 +72,17 @@ fn broken_streams_are_taken_up_again_and_no_statement_runs_twice() {
     assert_eq!(proxy.calls().len(), calls.len(), "a run with nothing to do asks nothing of a cluster");
 }
 
+/// Gives every file below a folder another time.
+fn age(folder: &Path, to: std::time::SystemTime) {
+    for path in std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+        if path.is_dir() {
+            age(&path, to);
+        } else {
+            std::fs::File::options().append(true).open(&path).unwrap().set_modified(to).unwrap();
+        }
+    }
+}
+
 /// A run is cut off from the cluster as soon as the ledger has its intent: what it staged is needed until the next run is done.
 #[test]
 fn staged_rows_of_an_open_intent_are_kept() {
@@ -102,15 +113,6 @@ fn staged_rows_of_an_open_intent_are_kept() {
     assert!(staged > 0);
     // All of it is older than anything that vacuum waits for.
     let long_ago = std::time::SystemTime::now() - Duration::from_hours(24 * 30);
-    fn age(folder: &Path, to: std::time::SystemTime) {
-        for path in std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
-            if path.is_dir() {
-                age(&path, to);
-            } else {
-                std::fs::File::options().append(true).open(&path).unwrap().set_modified(to).unwrap();
-            }
-        }
-    }
     age(&staging, long_ago);
     std::fs::create_dir_all(staging.join("dead/staged")).unwrap();
     std::fs::write(staging.join("dead/staged/rows.parquet"), "of a run that died").unwrap();

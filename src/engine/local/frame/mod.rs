@@ -438,8 +438,14 @@ impl<'j> Framer<'j> {
     fn finish(&mut self) {
         loop {
             let start = match std::mem::replace(&mut self.state, State::Between) {
-                // The end of an envelope may be missing: all of its records are there.
-                State::Between | State::Tail(_) => break,
+                State::Between => break,
+                // The end of an envelope may be missing: all of its records are there. An escape may be cut off there, too.
+                State::Tail(_) => {
+                    if self.end.is_none() {
+                        self.delimiter(self.buffer.len() - self.at);
+                    }
+                    break;
+                }
                 State::Record(scan) => scan.start,
                 State::Garbage { start, .. } => start,
             };
@@ -614,7 +620,7 @@ mod tests {
 
     #[test]
     fn an_envelope_may_end_anywhere_behind_its_records() {
-        for end in ["", "]", "],", "],\"toVersion\":\"0", "],\"toVersion\":\"0\"}", "]}x"] {
+        for end in ["", "]", "],", "],\"toVersion\":\"0", "],\"toVersion\":\"\\", "],\"toVersion\":\"0\"}", "]}x"] {
             let text = format!("{{\"result\":{{\"data\":[{{\"a\":1}},{{\"a\":2}}{end}");
             let expected: &[&str] = if end.ends_with('x') { &["{\"a\":1}", "{\"a\":2}", "x"] } else { &["{\"a\":1}", "{\"a\":2}"] };
             check(&text, expected);

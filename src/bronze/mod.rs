@@ -55,43 +55,33 @@ pub fn source_folder(source: &Source) -> String {
     format!("database={}/entity={}", source.database, source.entity)
 }
 
-/// What a name of a listing stands for.
+/// An object as a store lists it.
 #[derive(Debug)]
-pub enum Listed {
-    Object(BronzeObject),
-    /// Of an archive class.
-    Archived(BronzeObject),
-    /// Left alone.
-    Skipped(&'static str),
+pub struct Listed {
+    key: String,
+    version: String,
+    size: u64,
+    is_archived: bool,
 }
 
 /// Lists both layouts of a source.
 pub async fn list(bronze: &Store, source: &Source, selection: &Selection) -> Result<Listing, StoreError> {
     let (found, listed) = mpsc::channel(LISTED_AHEAD);
-    let ((), listing) = tokio::try_join!(send(bronze, source, selection, found), async { Ok(collect(listed, |_| false).await) })?;
+    let collected = async { Ok(collect(listed, source, |_, _| false).await) };
+    let ((), listing) = tokio::try_join!(send(bronze, source, selection, found), collected)?;
     Ok(listing)
 }
 
-/// Tells what a source has, name by name, as long as somebody listens.
+/// Tells what a source has, as long as somebody listens.
 pub async fn send(bronze: &Store, source: &Source, selection: &Selection, to: mpsc::Sender<Listed>) -> Result<(), StoreError> {
     let folder = source_folder(source);
     let within = selection.clone();
     let mut entries = bronze.list_wide(&folder, LEVELS, move |folder| within.takes_dates(&path_values(folder)));
     while let Some((key, meta)) = entries.try_next().await? {
-        let inner = key.strip_prefix(&folder).unwrap_or(&key).trim_start_matches('/');
-        let path = path_values(&key);
-        if !selection.takes(&key, &path) {
+        if !selection.takes(&key) {
             continue;
         }
-        let listed = match foreign(inner, &path, meta.size) {
-            Some(reason) => Listed::Skipped(reason),
-            None => {
-                let layout = layout_of(inner, &path);
-                let is_archived = bronze.is_archived(&meta);
-                let object = BronzeObject { version: bronze.version_of(&meta), size: meta.size, layout, path, key };
-                if is_archived { Listed::Archived(object) } else { Listed::Object(object) }
-            }
-        };
+        let listed = Listed { version: bronze.version_of(&meta), size: meta.size, is_archived: bronze.is_archived(&meta), key };
         if to.send(listed).await.is_err() {
             break;
         }
@@ -99,16 +89,24 @@ pub async fn send(bronze: &Store, source: &Source, selection: &Selection, to: mp
     Ok(())
 }
 
-/// A listing without the objects that are only counted, because nobody needs to see them again.
-pub async fn collect(mut listed: mpsc::Receiver<Listed>, is_known: impl Fn(&BronzeObject) -> bool) -> Listing {
+/// What a listing's names stand for; those that are known, by key and version, are only counted, because nobody needs to see them again.
+pub async fn collect(mut listed: mpsc::Receiver<Listed>, source: &Source, is_known: impl Fn(&str, &str) -> bool) -> Listing {
+    let folder = source_folder(source);
     let mut listing = Listing::default();
-    while let Some(listed) = listed.recv().await {
-        match listed {
-            Listed::Skipped(reason) => *listing.skipped.entry(reason).or_default() += 1,
-            Listed::Object(object) | Listed::Archived(object) if is_known(&object) => listing.known += 1,
-            Listed::Object(object) => listing.objects.push(object),
-            Listed::Archived(object) => listing.archived.push(object),
+    while let Some(Listed { key, version, size, is_archived }) = listed.recv().await {
+        if is_known(&key, &version) {
+            listing.known += 1;
+            continue;
         }
+        let inner = key.strip_prefix(&folder).unwrap_or(&key).trim_start_matches('/');
+        let path = path_values(&key);
+        if let Some(reason) = foreign(inner, &path, size) {
+            *listing.skipped.entry(reason).or_default() += 1;
+            continue;
+        }
+        let layout = layout_of(inner, &path);
+        let object = BronzeObject { key, version, size, layout, path };
+        if is_archived { listing.archived.push(object) } else { listing.objects.push(object) }
     }
     listing
 }
@@ -197,9 +195,10 @@ pub fn path_values(key: &str) -> PathValues {
 }
 
 impl Selection {
-    fn takes(&self, key: &str, path: &PathValues) -> bool {
+    fn takes(&self, key: &str) -> bool {
         let named = self.only.as_ref().is_none_or(|only| only.contains(key));
-        named && self.takes_dates(path) && self.shard.is_none_or(|(i, n)| shard_of(key, n) == i)
+        let dated = (self.from.is_none() && self.to.is_none()) || self.takes_dates(&path_values(key));
+        named && dated && self.shard.is_none_or(|(i, n)| shard_of(key, n) == i)
     }
 
     /// Firehose by its day, other layouts if the span that their path names intersects.
@@ -246,7 +245,7 @@ mod tests {
     fn dates_select_objects() {
         let select = |key: &str, from: i64, to: i64| {
             let selection = Selection { from: Some(from as i32), to: Some(to as i32), ..Selection::default() };
-            selection.takes(key, &path_values(key))
+            selection.takes(key)
         };
         let day = days_from_civil(2024, 3, 5);
         assert!(select("year=2024/month=03/day=05/x", day, day));

@@ -407,6 +407,11 @@ impl Ledger {
         self.state.claims.values().filter(|claim| (claim.at, &claim.id) < (own.at, &own.id)).count()
     }
 
+    /// Whether just this version of an object is known, and nobody has it in hand.
+    pub fn knows(&self, key: &str, version: &str, held: &BTreeMap<&str, &Claim>) -> bool {
+        !held.contains_key(key) && self.state.known.is_known(key, version) == Some(true)
+    }
+
     pub fn standing(&self, object: &BronzeObject, held: &BTreeMap<&str, &Claim>) -> Standing {
         if let Some(claim) = held.get(object.key.as_str()) {
             return Standing::Held { run: claim.run.clone() };
@@ -636,13 +641,21 @@ impl Renewal {
 
 async fn read_snapshot(store: &Store, name: Option<&str>) -> Result<State, LedgerError> {
     let Some(name) = name else { return Ok(State::default()) };
-    let Some(bytes) = store.get(name).await? else {
-        let source = std::io::Error::new(std::io::ErrorKind::NotFound, "it was listed a moment ago and is gone");
-        return Err(LedgerError::Snapshot { path: name.to_owned(), source });
-    };
     let failed = |source| LedgerError::Snapshot { path: name.to_owned(), source };
-    let mut unfolded = zstd::decode_all(bytes.as_ref()).map_err(failed)?;
-    drop(bytes);
+    // Piece by piece: there may be very much of it.
+    let mut unfolding = zstd::stream::write::Decoder::new(Vec::new()).map_err(failed)?;
+    let mut damage = None;
+    let take = |piece: &[u8]| {
+        if damage.is_none() {
+            damage = unfolding.write_all(piece).err();
+        }
+    };
+    if !store.read(name, take).await? {
+        return Err(failed(std::io::Error::new(std::io::ErrorKind::NotFound, "it was listed a moment ago and is gone")));
+    }
+    let flushed = unfolding.flush();
+    damage.map_or(flushed, Err).map_err(failed)?;
+    let mut unfolded = unfolding.into_inner();
     let end = memchr::memchr(b'\n', &unfolded).ok_or_else(|| failed(std::io::Error::other("it has no end of its first line")))?;
     let parsed = serde_json::from_slice(&unfolded[..end]);
     let mut state: State = parsed.map_err(|source| LedgerError::Parse { path: name.to_owned(), source })?;

@@ -11,10 +11,9 @@ use super::{Request, RunError, Settings, SourceRun, cluster};
 use crate::bronze::{self, Listing};
 use crate::contract::Contract;
 use crate::contract::convert::Conversion;
-use crate::domain::BronzeObject;
 use crate::engine::local::{RejectSummary, Tables};
 use crate::job::Job;
-use crate::ledger::{Ledger, Standing};
+use crate::ledger::Ledger;
 use crate::plan::{SourcePlan, marks_partition, marks_schema, quarantine_schema};
 use crate::silver::{Table, TableShape, Writer};
 use crate::store::{Store, probe};
@@ -78,8 +77,8 @@ pub(super) async fn prepare<'s>(
     let compared = async {
         let ledger = Ledger::open(&settings.silver, &plan.source, plan.job.lease.duration).await?;
         let held = ledger.held();
-        let is_known = |object: &BronzeObject| !plan.job.is_snapshot() && ledger.standing(object, &held) == Standing::Known;
-        let listing = bronze::collect(listed, is_known).await;
+        let is_known = |key: &str, version: &str| !plan.job.is_snapshot() && ledger.knows(key, version, &held);
+        let listing = bronze::collect(listed, &plan.source, is_known).await;
         drop(held);
         Ok((ledger, listing))
     };

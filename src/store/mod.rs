@@ -443,6 +443,19 @@ impl Store {
         }
     }
 
+    /// The same piece by piece; `false` where it is not there.
+    pub async fn read(&self, path: &str, mut take: impl FnMut(&[u8])) -> Result<bool, StoreError> {
+        let mut pieces = match self.root.get(&self.locate(path)).await {
+            Ok(found) => found.into_stream(),
+            Err(object_store::Error::NotFound { source, .. }) if !fault::is_missing_bucket(source.as_ref()) => return Ok(false),
+            Err(source) => return Err(self.access(Action::Read, path)(source)),
+        };
+        while let Some(piece) = pieces.try_next().await.map_err(self.access(Action::Read, path))? {
+            take(&piece);
+        }
+        Ok(true)
+    }
+
     /// `false` where another object exists already.
     ///
     /// Whatever the put was answered, the store is asked what is there: an error may hide a success, and object_store's repetition of a

@@ -656,13 +656,22 @@ async fn read_snapshot(store: &Store, name: Option<&str>) -> Result<State, Ledge
     let flushed = unfolding.flush();
     damage.map_or(flushed, Err).map_err(failed)?;
     let mut unfolded = unfolding.into_inner();
-    let end = memchr::memchr(b'\n', &unfolded).ok_or_else(|| failed(std::io::Error::other("it has no end of its first line")))?;
-    let parsed = serde_json::from_slice(&unfolded[..end]);
-    let mut state: State = parsed.map_err(|source| LedgerError::Parse { path: name.to_owned(), source })?;
+    let unparsed = |source| LedgerError::Parse { path: name.to_owned(), source };
+    let Some(end) = memchr::memchr(b'\n', &unfolded) else {
+        let Before { known } = serde_json::from_slice(&unfolded).map_err(unparsed)?;
+        return Ok(State { known: known.into_iter().collect(), ..serde_json::from_slice(&unfolded).map_err(unparsed)? });
+    };
+    let mut state: State = serde_json::from_slice(&unfolded[..end]).map_err(unparsed)?;
     unfolded.drain(..=end);
     let known = Objects::unpack(unfolded).filter(|known| known.len() as u64 == state.known_count);
     state.known = known.ok_or_else(|| failed(std::io::Error::other("its objects are damaged")))?;
     Ok(state)
+}
+
+/// Snapshots of earlier programs had the objects among the rest.
+#[derive(Deserialize)]
+struct Before {
+    known: BTreeMap<String, Known>,
 }
 
 /// A line of JSON, and behind it the known objects.
@@ -782,6 +791,24 @@ mod tests {
         assert_eq!((again.next_intent(), again.known_objects(), again.open_claims().count()), (101, 100, 0));
         let snapshots: Vec<String> = again.store.list("snapshots").map_ok(|(key, _)| key).try_collect().await.unwrap();
         assert_eq!(snapshots.len(), 3);
+    }
+
+    #[tokio::test]
+    async fn a_snapshot_of_an_earlier_program_is_read() {
+        let silver = silver();
+        let ledger = open(&silver, 60_000).await;
+        let state = r#"{"head":64,"known":{"x":{"version":"1","batch":0}},"batches":["b"],"claims":{},"intent":null}"#;
+        let folded = zstd::encode_all(state.as_bytes(), 3).unwrap();
+        ledger.store.put("snapshots/00000000000000000064.json.zst", folded.into()).await.unwrap();
+        let mut ledger = open(&silver, 60_000).await;
+        assert_eq!(ledger.standing(&object("x"), &ledger.held()), Standing::Known);
+        assert_eq!((ledger.known_objects(), ledger.state.head), (1, 64));
+        ledger.claim("c", "r", &[object("y")], Taking::Free).await.unwrap().claim.unwrap();
+        ledger.intend(intent("c", 1)).await.unwrap();
+        ledger.state.head = 128;
+        ledger.fold_if_due().await;
+        let again = open(&silver, 60_000).await;
+        assert_eq!((again.known_objects(), again.committed_by("x", "1").unwrap().as_str()), (2, "b"));
     }
 
     #[tokio::test]

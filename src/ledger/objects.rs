@@ -274,8 +274,7 @@ mod tests {
     #[test]
     fn they_are_a_map() {
         let seed = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().subsec_nanos().into();
-        println!("seed {seed}");
-        let mut state = seed;
+        let mut state: u64 = seed;
         let (mut objects, mut map) = (Objects::default(), BTreeMap::new());
         for step in 0..6000_u32 {
             // Few keys, many alike, some that are the beginning of others.
@@ -287,18 +286,18 @@ mod tests {
                     objects.insert(key.clone(), known.clone());
                     map.insert(key, known);
                 }
-                6 | 7 => assert_eq!(objects.remove(&key), map.remove(&key)),
+                6 | 7 => assert_eq!(objects.remove(&key), map.remove(&key), "seed {seed}"),
                 8 if step % 50 == 0 => objects = Objects::unpack(objects.pack().to_vec()).unwrap(),
                 _ => {
-                    assert_eq!(objects.get(&key), map.get(&key).cloned());
+                    assert_eq!(objects.get(&key), map.get(&key).cloned(), "seed {seed}");
                     assert_eq!(objects.is_known(&key, "v"), map.get(&key).map(|known| known.version == "v"));
                 }
             }
-            assert_eq!(objects.len(), map.len());
+            assert_eq!(objects.len(), map.len(), "seed {seed}");
         }
-        assert!(objects.iter().eq(map.clone()));
+        assert!(objects.iter().eq(map.clone()), "seed {seed}");
         objects.pack();
-        assert!(objects.iter().eq(map.clone()));
+        assert!(objects.iter().eq(map.clone()), "seed {seed}");
         assert!(map.iter().all(|(key, known)| objects.get(key).as_ref() == Some(known)));
     }
 

@@ -128,11 +128,8 @@ async fn run_alone(run: &mut SourceRun<'_>, claim: &Claim, objects: &[BronzeObje
         stage.clean_up().await;
         return stop(run, claim, staged, reason).await;
     }
-    let intent = {
-        let mut intent = intent(run, &plan, &staged, run.ledger.next_intent());
-        intent.tables = parts(run, &plan, &staged, &fates, &stage, intent.k);
-        intent
-    };
+    let mut intent = intent(run, &plan, &staged, run.ledger.next_intent());
+    intent.tables = parts(run, &plan, &staged, &fates, &stage, intent.k);
     if !lease.stands().await? || run.ledger.intend(intent.clone()).await? != Intended::Written {
         return Err(RunError::Contended { of: plan.of.source.clone() });
     }

@@ -50,12 +50,12 @@ pub fn is_same_place(a: &str, b: &str) -> bool {
     let plain = |address: &str| {
         let address = percent_decode_str(address.trim_end_matches('/')).decode_utf8_lossy().into_owned();
         match address.split_once(':') {
-            Some(("file", path)) => format!("/{}", path.trim_start_matches('/')),
+            Some(("file" | "dbfs", path)) => format!("/{}", path.trim_start_matches('/')),
             Some(("s3a" | "s3n", rest)) => format!("s3:{rest}"),
             _ => address,
         }
     };
-    plain(a) == plain(b)
+    a == b || plain(a) == plain(b)
 }
 
 #[cfg(test)]
@@ -65,6 +65,7 @@ mod tests {
     #[test]
     fn places_are_compared_as_they_are_meant() {
         assert!(is_same_place("file:///a/b c/", "file:/a/b%20c"));
+        assert!(is_same_place("/mnt/lake/T", "dbfs:/mnt/lake/T"));
         assert!(is_same_place("s3a://lake/silver/T", "s3://lake/silver/T/"));
         assert!(!is_same_place("s3://lake/silver/T", "s3://lake/silver/T2"));
         assert!(!is_same_place("s3://lake/silver/T", "s3://pond/silver/T"));

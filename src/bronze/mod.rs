@@ -27,6 +27,8 @@ pub struct Selection {
     /// Days since 1970, inclusive.
     pub from: Option<i32>,
     pub to: Option<i32>,
+    /// Folders of months and days that were over before are left out; the objects of a year's root never are.
+    pub revisit_from: Option<i32>,
     /// (i, n), i from 1.
     pub shard: Option<(u64, u64)>,
     /// Only these keys.
@@ -197,23 +199,23 @@ pub fn path_values(key: &str) -> PathValues {
 impl Selection {
     fn takes(&self, key: &str) -> bool {
         let named = self.only.as_ref().is_none_or(|only| only.contains(key));
-        let dated = (self.from.is_none() && self.to.is_none()) || self.takes_dates(&path_values(key));
+        let anytime = self.from.is_none() && self.to.is_none() && self.revisit_from.is_none();
+        let dated = anytime || self.takes_dates(&path_values(key));
         named && dated && self.shard.is_none_or(|(i, n)| shard_of(key, n) == i)
     }
 
     /// Firehose by its day, other layouts if the span that their path names intersects.
     fn takes_dates(&self, path: &PathValues) -> bool {
-        if self.from.is_none() && self.to.is_none() {
-            return true;
-        }
         let number = |text: &Option<String>, most: i64| text.as_deref()?.parse::<i64>().ok().filter(|value| (1..=most).contains(value));
         let Some(year) = number(&path.year, 9999) else { return true };
-        let (first, last) = match (number(&path.month, 12), number(&path.day, 31)) {
+        let month = number(&path.month, 12);
+        let (first, last) = match (month, number(&path.day, 31)) {
             (Some(month), Some(day)) => (days_from_civil(year, month, day), days_from_civil(year, month, day)),
             (Some(month), None) => (days_from_civil(year, month, 1), days_from_civil(year, month + 1, 1) - 1),
             _ => (days_from_civil(year, 1, 1), days_from_civil(year, 12, 31)),
         };
-        self.from.is_none_or(|from| last >= i64::from(from)) && self.to.is_none_or(|to| first <= i64::from(to))
+        let in_sight = month.is_none() || self.revisit_from.is_none_or(|from| last >= i64::from(from));
+        in_sight && self.from.is_none_or(|from| last >= i64::from(from)) && self.to.is_none_or(|to| first <= i64::from(to))
     }
 }
 
@@ -252,6 +254,21 @@ mod tests {
         assert!(!select("year=2024/month=03/day=06/x", day, day));
         assert!(select("year=2024/x", day, day));
         assert!(!select("year=2023/x", day, day));
+    }
+
+    #[test]
+    fn old_folders_are_left_out_and_years_are_not() {
+        let selection = Selection { revisit_from: Some(days_from_civil(2024, 3, 5) as i32), ..Selection::default() };
+        for (key, taken) in [
+            ("year=2024/month=03/day=05/x", true),
+            ("year=2024/month=03/day=04/x", false),
+            ("year=2024/month=03/x", true),
+            ("year=2024/month=02/x", false),
+            ("year=2020/x", true),
+            ("year=2020/month=?/day=01/x", true),
+        ] {
+            assert_eq!(selection.takes(key), taken, "{key}");
+        }
     }
 
     #[test]

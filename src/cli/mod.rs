@@ -228,7 +228,8 @@ fn store_options(address: &str, written: &[String]) -> Result<StoreOptions, Stor
 }
 
 async fn settings(run_id: String, places: &Places, objects: Option<&Objects>, tuning: Tuning) -> Result<Settings, RunError> {
-    let selection = objects.map_or_else(Selection::default, |o| Selection { from: o.from, to: o.to, shard: o.shard, only: None });
+    let selection =
+        objects.map_or_else(Selection::default, |o| Selection { from: o.from, to: o.to, shard: o.shard, ..Selection::default() });
     let engine = Engine {
         bronze: places.open_bronze().await?,
         threads: tuning.threads,
@@ -246,6 +247,7 @@ async fn settings(run_id: String, places: &Places, objects: Option<&Objects>, tu
         batch_bytes: tuning.batch_bytes,
         batch_objects: tuning.batch_objects,
         memory: tuning.memory,
+        revisit: false,
         stop: Stop::default(),
         cluster: None,
     })

@@ -32,6 +32,9 @@ pub struct RunArgs {
     engine: EngineName,
     #[command(flatten)]
     cluster: Cluster,
+    /// List folders of days of any age, even those that the job's `revisit` leaves out
+    #[arg(long, env = "ETL_REVISIT")]
+    revisit: bool,
     /// Memory to plan with [default: the container's limit, else the machine's]
     #[arg(long, env = "ETL_MEMORY", value_parser = bytes, value_name = "SIZE")]
     memory: Option<u64>,
@@ -160,7 +163,7 @@ async fn execute(args: &RunArgs, run_id: String, task: Option<&Task>) -> Result<
         memory: args.memory.or_else(|| defaults.memory.into_iter().chain(task.and_then(Task::memory)).min()),
         progress: Progress(Arc::new(move |bytes| bar.inc(bytes))),
     };
-    let settings = Settings { cluster, ..settings(run_id, &args.places, Some(&args.objects), tuning).await? };
+    let settings = Settings { cluster, revisit: args.revisit, ..settings(run_id, &args.places, Some(&args.objects), tuning).await? };
     end_on_signal(settings.stop.clone(), args.stop_timeout);
     let report = crate::run::run(&settings, &requests, &console).await;
     in_time(&report, keep_record(&settings, &report)).await;
@@ -270,6 +273,11 @@ fn job_details(job: &JobReport) {
     }
     if job.records.removed > 0 {
         output::println(&format!("{name}: {} left silver", output::counted(job.records.removed, "row", "rows")));
+    }
+    if let Some(days) = &job.days {
+        let from = days.from.as_ref().map_or_else(|| "all days".to_owned(), |from| format!("days from {from} on"));
+        let runs = output::counted(days.all_in, "run", "runs");
+        output::println(&format!("{name}: listed {from}; all days are listed in {runs}, or with --revisit"));
     }
     for (reason, count) in &job.skipped {
         output::println(&format!("{name}: left alone: {} {reason}", output::grouped(*count)));

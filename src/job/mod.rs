@@ -101,6 +101,15 @@ pub struct Gate {
     pub warn_share: f64,
 }
 
+/// Which folders of days a run lists anew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Revisit {
+    /// A day that was over for longer than this is left out …
+    pub within: Duration,
+    /// … but by every n-th run of a source.
+    pub every: u64,
+}
+
 /// The bounds of one job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
@@ -179,6 +188,8 @@ pub struct Job {
     partitions: [PartitionRule; 5],
     pub unknown_fields: UnknownFields,
     pub on_changed_object: OnChangedObject,
+    /// `None`: every run lists all days.
+    pub revisit: Option<Revisit>,
     pub gate: Gate,
     pub limits: Limits,
     pub table: Table,

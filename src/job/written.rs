@@ -5,7 +5,7 @@ use serde::Deserialize;
 use super::care::{ClusterByFile, CompactFile};
 use super::deploy::DeployFile;
 use super::{
-    Gate, Job, Lease, Limits, Mode, OnChangedObject, OnConflict, PartitionRule, Table, UnknownFields, Upsert, Where, parse_bytes,
+    Gate, Job, Lease, Limits, Mode, OnChangedObject, OnConflict, PartitionRule, Revisit, Table, UnknownFields, Upsert, Where, parse_bytes,
     parse_duration_setting,
 };
 use crate::domain::{Mistake, PartitionColumn};
@@ -39,6 +39,7 @@ pub struct JobFile {
     unknown_fields: UnknownFieldsFile,
     #[serde(default)]
     on_changed_object: OnChangedFile,
+    revisit: Option<RevisitFile>,
     #[serde(default)]
     gate: GateFile,
     #[serde(default)]
@@ -131,6 +132,18 @@ enum OnChangedFile {
     Reread,
     Ignore,
     Stop,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RevisitFile {
+    within: String,
+    #[serde(default = "default_every")]
+    every: u64,
+}
+
+fn default_every() -> u64 {
+    24
 }
 
 #[derive(Debug, Deserialize)]
@@ -377,6 +390,13 @@ impl JobFile {
                 Mode::Snapshot { settle_after: time("settle_after", self.settle_after.as_deref().unwrap_or(SETTLE_AFTER))? }
             }
         };
+        let revisit = match &self.revisit {
+            Some(written) => Some(Revisit { within: time("within", &written.within)?, every: written.every }),
+            None => None,
+        };
+        if revisit.is_some_and(|revisit| revisit.every == 0) {
+            return Err(fail("every", "by every 0th run nothing would ever be listed again", "every: 24"));
+        }
         let deploy = self.deploy.meant(&fail)?;
         let compact = self.compact.meant(&fail)?;
         let cluster_by = self.cluster_by.map(|written| written.meant(&fail)).transpose()?;
@@ -403,6 +423,7 @@ impl JobFile {
                 OnChangedFile::Ignore => OnChangedObject::Ignore,
                 OnChangedFile::Stop => OnChangedObject::Stop,
             },
+            revisit,
             gate: Gate {
                 max_reject_share: self.gate.max_reject_share,
                 share_from: self.gate.share_from,

@@ -92,7 +92,8 @@ impl RunError {
             Self::Stage(error) => match error {
                 StageError::Store(error) => by_store(error),
                 StageError::Silver(error) => by_silver(error),
-                StageError::Frame { .. } | StageError::Spool(_) => 5,
+                StageError::Frame { .. } => error.store().map_or(5, by_store),
+                StageError::Spool(_) => 5,
                 StageError::Enrich(_) | StageError::Coverage { .. } | StageError::Task { .. } => 70,
             },
             Self::Unbalanced { .. } | Self::Answer { .. } => 70,
@@ -115,7 +116,8 @@ impl RunError {
     /// The object that stopped a batch and may be readable later.
     pub(super) fn left_for_later(&self) -> Option<(&str, &'static str)> {
         match self {
-            Self::Store(error) | Self::Stage(StageError::Store(error)) => error.left_for_later(),
+            Self::Store(error) => error.left_for_later(),
+            Self::Stage(error) => error.store()?.left_for_later(),
             _ => None,
         }
     }

@@ -17,6 +17,7 @@ mod prepare;
 pub mod register;
 pub mod report;
 pub mod reprocess;
+mod revisit;
 pub mod script;
 mod stock;
 pub mod stop;
@@ -33,12 +34,13 @@ use crate::job::Job;
 use crate::ledger::{Intent, Ledger, TableIntent};
 use crate::plan::{SourcePlan, cut_batches};
 use crate::silver::{Committed, Table};
-use crate::store::{Requests, Store};
+use crate::store::{CHANGED, Requests, Store};
 
 use batch::BatchEnd;
 pub use error::RunError;
 pub use prepare::{load, load_files, tables_of};
 use report::{JobReport, Outcome, RunReport, reject_counts};
+use revisit::Visit;
 use stop::Stop;
 
 /// How long a living run is left alone with the intent that it wrote.
@@ -60,6 +62,8 @@ pub struct Settings {
     pub batch_objects: Option<usize>,
     /// Bytes that the process may use; bounds how many files are open at once.
     pub memory: Option<u64>,
+    /// List folders of days of any age, though the job leaves old ones out.
+    pub revisit: bool,
     /// Raised by a signal.
     pub stop: Stop,
     /// Where batches are carried out, if not here.
@@ -123,6 +127,7 @@ pub struct SourceRun<'s> {
     pub tables: Tables,
     pub rejects: RejectSummary,
     pub report: JobReport,
+    visit: Option<Visit>,
     /// The newest intent that this process saw in all of its tables.
     settled: i64,
     /// The tables' shapes when they were last compared with the contract.
@@ -155,6 +160,9 @@ async fn run_source(settings: &Settings, request: &Request, report: &mut JobRepo
     };
     if ended.is_ok() && run.report.outcome == Outcome::Committed {
         care::after_run(&mut run, began).await;
+    }
+    if let Some(visit) = &run.visit {
+        visit.count(ended.is_ok() && run.report.exit == 0 && !run.report.skipped.contains_key(CHANGED)).await;
     }
     run.report.rejects = reject_counts(&run.rejects);
     *report = run.report;
@@ -272,7 +280,11 @@ impl SourceRun<'_> {
     async fn recover(&mut self) -> Result<(), RunError> {
         self.finish_known_intent().await?;
         let run_id = self.settings.run_id.clone();
-        for claim in self.ledger.release_expired(&run_id).await? {
+        let released = self.ledger.release_expired(&run_id).await?;
+        if !released.is_empty() && self.visit.take_if(|visit| !visit.lists_all()).is_some() {
+            revisit::ask_for_all(&self.settings.silver, &self.plan.source).await?;
+        }
+        for claim in released {
             tracing::warn!(source = %self.plan.source, claim = claim.id, run = claim.run, "a run died; its objects are read again");
         }
         Ok(())

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 
 use super::report::JobReport;
+use super::revisit::Visit;
 use super::{Request, RunError, Settings, SourceRun, cluster};
 use crate::bronze::{self, Listing};
 use crate::contract::Contract;
@@ -66,12 +67,15 @@ pub(super) async fn prepare<'s>(
         cluster::refuse(&plan)?;
     }
     let tables = tables_of(&settings.silver, &plan.job);
+    let visit = Visit::plan(settings, &plan).await?;
     let mut selection = settings.selection.clone();
+    if let Some(visit) = &visit {
+        visit.narrow(&mut selection);
+    }
     if plan.job.is_snapshot() {
         // Its day is read as a whole.
         selection.only = None;
     }
-    // Side by side: on a bucket each of these is several round trips.
     // What is known is only counted: there may be very much of it. A snapshot's day is read anew as a whole.
     let (found, listed) = mpsc::channel(bronze::LISTED_AHEAD);
     let compared = async {
@@ -82,6 +86,7 @@ pub(super) async fn prepare<'s>(
         drop(held);
         Ok((ledger, listing))
     };
+    // Side by side: on a bucket each of these is several round trips.
     let ((), (ledger, listing), (), ()) = tokio::try_join!(
         async { Ok(probe::once(&settings.silver).await?) },
         compared,
@@ -92,8 +97,9 @@ pub(super) async fn prepare<'s>(
     if settings.cluster.is_some() {
         report.engine = "spark";
     }
+    report.days = visit.as_ref().map(Visit::report);
     let rejects = RejectSummary::default();
-    let mut run = SourceRun { settings, plan, ledger, tables, rejects, report, settled: 0, ensured: Vec::new(), session: None };
+    let mut run = SourceRun { settings, plan, ledger, tables, rejects, report, visit, settled: 0, ensured: Vec::new(), session: None };
     run.ensured = run.basis_seen().await?.shapes;
     Ok((run, listing))
 }

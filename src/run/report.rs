@@ -96,6 +96,16 @@ pub struct ClusterReport {
     pub explained: u64,
 }
 
+/// Which folders of days were listed, where the job's `revisit` leaves old ones out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Days {
+    /// Days before were left out; absent where all were listed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
+    /// Runs from now on until all are listed again.
+    pub all_in: u64,
+}
+
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct JobReport {
     pub entity: String,
@@ -103,6 +113,8 @@ pub struct JobReport {
     pub engine: &'static str,
     pub outcome: Outcome,
     pub files: Files,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub days: Option<Days>,
     pub bytes: Bytes,
     pub records: Records,
     pub rejects: Vec<RejectCount>,
@@ -142,6 +154,7 @@ impl JobReport {
             engine: "local",
             outcome: Outcome::NothingToDo,
             files: Files::default(),
+            days: None,
             bytes: Bytes::default(),
             records: Records::default(),
             rejects: Vec::new(),

@@ -13,7 +13,7 @@ use datafusion::prelude::{col, lit};
 use serde::Serialize;
 
 use super::report::JobReport;
-use super::{Observer, Request, RunError, Settings, load, tables_of};
+use super::{Observer, Request, RunError, Settings, load, revisit, tables_of};
 use crate::bronze::{self, Selection};
 use crate::domain::Source;
 use crate::ledger::{Ledger, ObjectRecord};
@@ -110,6 +110,7 @@ async fn refusals(settings: &Settings, job: &crate::job::Job, source: &Source) -
 pub async fn forget(settings: &Settings, request: &Request, objects: &BTreeSet<String>) -> Result<usize, RunError> {
     let (job, _) = load(settings, &request.entity)?;
     let source = job.source(&request.country)?;
+    revisit::ask_for_all(&settings.silver, &source).await?;
     let mut ledger = Ledger::open(&settings.silver, &source, job.lease.duration).await?;
     Ok(ledger.forget(&settings.run_id, objects).await?)
 }

@@ -38,6 +38,7 @@ const KMS: &str = "the KMS key refuses: its policy must let this identity use km
 const REDIRECTED: &str = "the bucket is in another region: set the option region";
 const NO_CREDENTIALS: &str =
     "give AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile, or a role of the task or machine; for a public bucket anonymous=true";
+const UNTRUSTED: &str = "check the endpoint; where an authority of your own signs its certificate, name it: ca_bundle=FILE.pem";
 const UNREACHABLE: &str = "check the endpoint, the network and name resolution; etl goes on where it stopped";
 
 /// The content of the first element of that name.
@@ -59,6 +60,9 @@ pub fn refusal(error: &(dyn Error + 'static)) -> Option<Refusal> {
         if let Some(ours) = error.downcast_ref::<super::credentials::NoCredentials>() {
             return Some(Refusal { code: "NoCredentials".to_owned(), message: ours.to_string(), users: true, remedy: NO_CREDENTIALS });
         }
+        if error.is::<super::wire::Untrusted>() {
+            return Some(Refusal { code: "UntrustedCertificate".to_owned(), message: text, users: true, remedy: UNTRUSTED });
+        }
         if let Some(error) = error.downcast_ref::<object_store::Error>() {
             kind = kind.or_else(|| by_kind(error));
         }
@@ -73,7 +77,7 @@ pub fn refusal(error: &(dyn Error + 'static)) -> Option<Refusal> {
 fn named(code: &str, message: &str) -> Refusal {
     let known = REFUSALS.iter().find(|(name, ..)| *name == code);
     let (users, remedy) = match known {
-        _ if code.starts_with("KMS.") || message.contains("kms:") => (true, KMS),
+        _ if code.starts_with("KMS.") || message.contains("kms") => (true, KMS),
         Some((_, users, remedy)) => (*users, *remedy),
         None => (false, "run again; if it stays, look the code up in S3's list of errors"),
     };

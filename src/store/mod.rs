@@ -94,7 +94,7 @@ pub enum StoreError {
 
 /// A failure in words: S3's code and message and the remedy, or the error as it is.
 fn told(action: Action, place: &str, source: &object_store::Error) -> String {
-    let Some(refusal) = fault::refusal(source) else { return source.to_string() };
+    let Some(refusal) = fault::refusal(source) else { return fault::with_causes(source) };
     let message = if refusal.message.is_empty() { String::new() } else { format!(" ({})", refusal.message.trim_end_matches('.')) };
     match refusal.code.as_str() {
         "AccessDenied" if !refusal.remedy.contains("KMS") => {
@@ -126,12 +126,14 @@ impl StoreError {
     pub fn left_for_later(&self) -> Option<(&str, &'static str)> {
         match self {
             Self::Archived { path, .. } => Some((path, ARCHIVED)),
-            Self::Changed { path, .. } => Some((path, "objects that changed while they were read")),
+            Self::Changed { path, .. } => Some((path, CHANGED)),
             _ => None,
         }
     }
 }
 
+/// Why an object that became another one is left for the next run.
+pub const CHANGED: &str = "objects that changed while they were read";
 /// Why an object in an archive class is left alone.
 pub const ARCHIVED: &str = "objects in an archive class";
 
@@ -391,29 +393,39 @@ impl Store {
     /// A blocking reader of one object, as it was when it was listed.
     pub async fn reader(&self, path: &str, version: &str, size: u64) -> Result<Box<dyn Read + Send>, StoreError> {
         let location = self.locate(path);
-        let changed = |found: String| StoreError::Changed { path: path.to_owned(), listed: version.to_owned(), found };
         if self.is_remote() {
+            let (this, path, listed) = (self.clone(), path.to_owned(), version.to_owned());
+            let told: reader::Told = Box::new(move |error| this.cannot_read(&path, &listed, error));
             return match reader::fetch(self.root.clone(), location, size, version).await {
-                // A server that does not know If-Match answers with what it has.
-                Ok((_, Some(tag))) if tag.trim_matches('"') != version => Err(changed(tag.trim_matches('"').to_owned())),
-                Ok((parts, _)) => Ok(Box::new(Download::start(parts))),
-                Err(object_store::Error::Precondition { .. }) => Err(changed("another content".to_owned())),
-                Err(object_store::Error::NotFound { .. }) => Err(changed("nothing".to_owned())),
-                Err(error) if fault::refusal(&error).is_some_and(|refusal| refusal.code == "InvalidObjectState") => {
-                    Err(StoreError::Archived { path: path.to_owned(), restore: self.restore_command(path) })
-                }
-                Err(error) => Err(self.access(Action::Read, path)(error)),
+                Ok(parts) => Ok(Box::new(Download::start(parts, told))),
+                Err(error) => Err(told(error)),
             };
         }
         let found = self.root.get_opts(&location, GetOptions::default()).await.map_err(self.access(Action::Read, path))?;
         let now = self.version_of(&found.meta);
         if now != version {
-            return Err(changed(now));
+            return Err(StoreError::Changed { path: path.to_owned(), listed: version.to_owned(), found: now });
         }
+        let (this, path, listed) = (self.clone(), path.to_owned(), version.to_owned());
         Ok(match found.payload {
             GetResultPayload::File(file, _) => Box::new(LocalReader(file)),
-            GetResultPayload::Stream(stream) => Box::new(Download::start(stream)),
+            GetResultPayload::Stream(stream) => {
+                Box::new(Download::start(stream, Box::new(move |error| this.cannot_read(&path, &listed, error))))
+            }
         })
+    }
+
+    /// Why an object that was listed cannot be read, at its start or further on.
+    fn cannot_read(&self, path: &str, listed: &str, error: object_store::Error) -> StoreError {
+        let changed = |found: &str| StoreError::Changed { path: path.to_owned(), listed: listed.to_owned(), found: found.to_owned() };
+        match error {
+            object_store::Error::Precondition { .. } => changed("another content"),
+            object_store::Error::NotFound { .. } => changed("nothing"),
+            error if fault::refusal(&error).is_some_and(|refusal| refusal.code == "InvalidObjectState") => {
+                StoreError::Archived { path: path.to_owned(), restore: self.restore_command(path) }
+            }
+            error => self.access(Action::Read, path)(error),
+        }
     }
 
     /// The first bytes of an object that is there.

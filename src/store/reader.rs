@@ -11,8 +11,10 @@ use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use object_store::path::Path;
-use object_store::{GetOptions, GetRange, ObjectStore};
+use object_store::{GetOptions, GetRange, GetResult, ObjectStore};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+
+use super::StoreError;
 
 /// Stored bytes from which on an object is fetched in ranges.
 const SPLIT: u64 = 64 << 20;
@@ -28,8 +30,22 @@ pub fn cost_of(size: u64) -> u64 {
 
 /// Marks an error of the store on its way through a decoder.
 #[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct SourceFailed(pub String);
+pub enum SourceFailed {
+    #[error(transparent)]
+    Store(Box<StoreError>),
+    #[error("{0}")]
+    Disk(std::io::Error),
+}
+
+impl SourceFailed {
+    /// What the store said, where it is the store that made reading fail.
+    pub fn of(error: &std::io::Error) -> Option<&StoreError> {
+        match error.get_ref().and_then(|inner| inner.downcast_ref::<Self>()) {
+            Some(Self::Store(error)) => Some(error),
+            _ => None,
+        }
+    }
+}
 
 /// A local file whose failures are the store's, not the content's.
 pub struct LocalReader(pub std::fs::File);
@@ -37,7 +53,7 @@ pub struct LocalReader(pub std::fs::File);
 impl Read for LocalReader {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         match self.0.read(buffer) {
-            Err(error) if error.kind() != std::io::ErrorKind::Interrupted => Err(std::io::Error::other(SourceFailed(error.to_string()))),
+            Err(error) if error.kind() != std::io::ErrorKind::Interrupted => Err(std::io::Error::other(SourceFailed::Disk(error))),
             outcome => outcome,
         }
     }
@@ -51,10 +67,14 @@ pub struct Download {
     parts: mpsc::UnboundedReceiver<(object_store::Result<Bytes>, Option<OwnedSemaphorePermit>)>,
     current: Bytes,
     room: Option<OwnedSemaphorePermit>,
+    told: Told,
 }
 
+/// Makes of a store's error what is told of the object.
+pub type Told = Box<dyn Fn(object_store::Error) -> StoreError + Send>;
+
 impl Download {
-    pub fn start(mut parts: Parts) -> Self {
+    pub fn start(mut parts: Parts, told: Told) -> Self {
         let (sender, receiver) = mpsc::unbounded_channel();
         let window = Arc::new(Semaphore::new(WINDOW as usize));
         tokio::spawn(async move {
@@ -70,7 +90,7 @@ impl Download {
                 }
             }
         });
-        Self { handle: tokio::runtime::Handle::current(), parts: receiver, current: Bytes::new(), room: None }
+        Self { handle: tokio::runtime::Handle::current(), parts: receiver, current: Bytes::new(), room: None, told }
     }
 }
 
@@ -81,7 +101,7 @@ impl Read for Download {
                 None => return Ok(0),
                 Some((Ok(bytes), room)) => (self.current, self.room) = (bytes, room),
                 Some((Err(error), _)) => {
-                    return Err(std::io::Error::other(SourceFailed(super::fault::shown(&error))));
+                    return Err(std::io::Error::other(SourceFailed::Store(Box::new((self.told)(error)))));
                 }
             }
         }
@@ -94,34 +114,38 @@ impl Read for Download {
     }
 }
 
-fn pinned(version: &str) -> GetOptions {
-    GetOptions { if_match: Some(format!("\"{version}\"")), ..GetOptions::default() }
+/// A request for an object as it was listed, or for a part of it.
+async fn get(
+    store: &Arc<dyn ObjectStore>,
+    location: &Path,
+    version: &str,
+    range: Option<std::ops::Range<u64>>,
+) -> object_store::Result<GetResult> {
+    let options = GetOptions { if_match: Some(format!("\"{version}\"")), range: range.map(GetRange::Bounded), ..GetOptions::default() };
+    let found = store.get_opts(location, options).await?;
+    match &found.meta.e_tag {
+        // A server that does not know If-Match answers with what it has.
+        Some(tag) if tag.trim_matches('"') != version => {
+            Err(object_store::Error::Precondition { path: location.to_string(), source: format!("answered with {tag}").into() })
+        }
+        _ => Ok(found),
+    }
 }
 
-/// The bytes of an object as it was when it was listed, and the ETag that the answer had.
-pub async fn fetch(store: Arc<dyn ObjectStore>, location: Path, size: u64, version: &str) -> object_store::Result<(Parts, Option<String>)> {
-    if size <= SPLIT {
-        let found = store.get_opts(&location, pinned(version)).await?;
-        let tag = found.meta.e_tag.clone();
-        let parts = found.into_stream();
-        return Ok((resumed(Resume { store, location, size, version: version.to_owned(), parts, at: 0, resumes: 0 }), tag));
-    }
-    let ranges: Vec<_> = (0..size.div_ceil(PART)).map(|part| part * PART..((part + 1) * PART).min(size)).collect();
-    let get = move |range: std::ops::Range<u64>, options: GetOptions| {
-        let (store, location) = (store.clone(), location.clone());
-        async move {
-            let found = store.get_opts(&location, GetOptions { range: Some(GetRange::Bounded(range)), ..options }).await?;
-            let tag = found.meta.e_tag.clone();
-            Ok::<_, object_store::Error>((found.bytes().await?, tag))
-        }
-    };
-    let mut ranges = ranges.into_iter();
-    let first = ranges.next().unwrap_or(0..0);
-    let (bytes, tag) = get(first, pinned(version)).await?;
+/// The bytes of an object as it was when it was listed: every part is of that version, or the last one is an error.
+pub async fn fetch(store: Arc<dyn ObjectStore>, location: Path, size: u64, version: &str) -> object_store::Result<Parts> {
     let version = version.to_owned();
-    let rest = futures::stream::iter(ranges).map(move |range| get(range, pinned(&version))).buffered(PARTS_AHEAD - 1);
-    let rest = rest.map(|part| part.map(|(bytes, _)| bytes));
-    Ok((futures::stream::once(async move { Ok(bytes) }).chain(rest).boxed(), tag))
+    if size <= SPLIT {
+        let parts = get(&store, &location, &version, None).await?.into_stream();
+        return Ok(resumed(Resume { store, location, size, version, parts, at: 0, resumes: 0 }));
+    }
+    let part = move |number: u64| {
+        let (store, location, version) = (store.clone(), location.clone(), version.clone());
+        async move { get(&store, &location, &version, Some(number * PART..((number + 1) * PART).min(size))).await?.bytes().await }
+    };
+    let first = part(0).await?;
+    let rest = futures::stream::iter(1..size.div_ceil(PART)).map(part).buffered(PARTS_AHEAD - 1);
+    Ok(futures::stream::once(async move { Ok(first) }).chain(rest).boxed())
 }
 
 /// Times that one download is taken up again. object_store does so, too, but only for a while after it began, and a reader that has other
@@ -155,8 +179,8 @@ fn resumed(download: Resume) -> Parts {
             tracing::debug!(path = %download.location, at = download.at, error = super::fault::shown(&error), "a download broke off");
             tokio::time::sleep(PAUSE * (1 << download.resumes)).await;
             download.resumes += 1;
-            let rest = GetOptions { range: Some(GetRange::Bounded(download.at..download.size)), ..pinned(&download.version) };
-            match download.store.get_opts(&download.location, rest).await {
+            let rest = Some(download.at..download.size);
+            match get(&download.store, &download.location, &download.version, rest).await {
                 Ok(found) => download.parts = found.into_stream(),
                 Err(error) => return Some((Err(error), None)),
             }

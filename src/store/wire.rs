@@ -208,6 +208,17 @@ struct Watched {
 #[error("no answer within {} s", .0.as_secs())]
 struct NoAnswer(Duration);
 
+/// The other side proved to be somebody else, or nobody known: repeating changes nothing.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Untrusted(String);
+
+/// TLS says what it found only in words, and the client takes it for a connection that may work the next time.
+fn final_if_untrusted(error: HttpError) -> HttpError {
+    let told = super::fault::with_causes(&error);
+    if told.contains("invalid peer certificate") { HttpError::new(HttpErrorKind::Unknown, Untrusted(told)) } else { error }
+}
+
 fn no_answer(timeout: Duration) -> HttpError {
     HttpError::new(HttpErrorKind::Timeout, NoAnswer(timeout))
 }
@@ -240,7 +251,7 @@ impl Watched {
         let _entered = self.gate.enter().await;
         let listing = self.seen.count(&request);
         let answer = tokio::time::timeout(self.timeout, self.inner.execute(request)).await;
-        let answer = answer.unwrap_or_else(|_| Err(no_answer(self.timeout)))?;
+        let answer = answer.unwrap_or_else(|_| Err(no_answer(self.timeout))).map_err(final_if_untrusted)?;
         let status = answer.status();
         if matches!(status.as_u16(), 429 | 503) {
             self.seen.throttled.fetch_add(1, Ordering::Relaxed);

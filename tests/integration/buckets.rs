@@ -1,7 +1,7 @@
 //! Buckets of real S3 servers on loopback: started once per test process, filled from and emptied into folders.
 
 use std::io::{BufRead, BufReader};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -44,6 +44,8 @@ pub fn moto() -> &'static str {
 /// Ceph's RADOS Gateway from the distribution's packages: a second opinion from another implementation.
 pub struct Ceph {
     pub url: String,
+    /// The same over TLS, by a certificate of an authority that nobody knows.
+    pub secure: String,
     folder: tempfile::TempDir,
 }
 
@@ -62,8 +64,13 @@ impl Ceph {
         let up = run(&["up", folder.path().to_str().unwrap()]);
         let said = String::from_utf8_lossy(&up.stdout).into_owned();
         assert!(up.status.success(), "{}", text(&up));
-        let url = said.lines().find_map(|line| line.strip_prefix("listening ")).unwrap_or_else(|| panic!("{said}")).to_owned();
-        Some(Self { url, folder })
+        let after = |word: &str| said.lines().find_map(|line| line.strip_prefix(word)).unwrap_or_else(|| panic!("{said}")).to_owned();
+        Some(Self { url: after("listening "), secure: after("secure "), folder })
+    }
+
+    /// The certificate of the authority.
+    pub fn authority(&self) -> PathBuf {
+        self.folder.path().join("authority.pem")
     }
 }
 
@@ -122,6 +129,16 @@ impl Bucket {
         command.args(["--bronze", &self.url("bronze"), "--silver", &self.url(silver)]).args(args);
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         command
+    }
+
+    /// What a bucket can do that stores know nothing of (`tests/python/bucket.py`).
+    pub fn set(&self, command: &str, argument: &[&str]) -> String {
+        let script = root().join("tests/python/bucket.py");
+        let mut python = Command::new(interpreter());
+        without_aws(&mut python);
+        let output = python.arg(script).args([&self.endpoint, command, &self.name]).args(argument).output().unwrap();
+        assert!(output.status.success(), "{}", text(&output));
+        String::from_utf8(output.stdout).unwrap()
     }
 
     pub fn upload(&self, folder: &Path, prefix: &str) {

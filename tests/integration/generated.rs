@@ -140,6 +140,7 @@ fn run_in_process(bronze: &Path, silver: &Path, entities: &[&str], way: &Way) ->
         batch_bytes: Some(way.batch_bytes),
         batch_objects: None,
         memory: None,
+        revisit: false,
         stop: Stop::default(),
         cluster: None,
     };

@@ -13,7 +13,7 @@ use silversmith::bronze::{Selection, list};
 use silversmith::domain::Source;
 use silversmith::store::{Store, StoreOptions};
 
-use crate::buckets::{Bucket, Ceph, Server, block_on, client, moto, text, without_aws};
+use crate::buckets::{Bucket, Ceph, KEY, Server, block_on, client, moto, text, without_aws};
 use crate::cases::check_all_in;
 use crate::faults::assert_intents_without_gaps;
 use crate::http::proxy::{Fault, FaultProxy, Rule};
@@ -98,6 +98,65 @@ fn a_request_that_nobody_looks_at_keeps_nobody_waiting() {
 fn a_storm_over_ceph_loses_and_doubles_nothing() {
     let Some(ceph) = Ceph::start() else { return };
     storm(&ceph.url, "storm over ceph");
+}
+
+#[test]
+fn encryption_payers_roles_and_authorities_are_what_a_server_demands() {
+    let Some(ceph) = Ceph::start() else { return };
+    let bucket = Bucket::new(&ceph.url);
+    bucket.upload_small();
+    // Who writes below silver/LogRecord must name an encryption; the guest may read bronze, and pays for it.
+    let deny = r#"{"Effect": "Deny", "Principal": "*", "Action": "s3:PutObject", "Resource": "arn:aws:s3:::BUCKET/kms/LogRecord/*",
+        "Condition": {"Null": {"s3:x-amz-server-side-encryption": "true"}}}"#;
+    let allow = r#"{"Effect": "Allow", "Principal": {"AWS": "arn:aws:iam:::user/guest"}, "Action": ["s3:ListBucket", "s3:GetObject"],
+        "Resource": ["arn:aws:s3:::BUCKET", "arn:aws:s3:::BUCKET/bronze/*"]}"#;
+    let policy = format!(r#"{{"Version": "2012-10-17", "Statement": [{deny}, {allow}]}}"#).replace("BUCKET", &bucket.name);
+    bucket.set("policy", &[&policy]);
+    let run = |endpoint: &str, key: &str, silver: &str, options: &[&str]| {
+        let mut command = bucket.run_command(endpoint, silver, &[&SMALL[..], options].concat());
+        command.env("AWS_ACCESS_KEY_ID", key).env("AWS_SECRET_ACCESS_KEY", key).env("AWS_ENDPOINT_URL_STS", &ceph.url);
+        let ran = ran(&command.output().unwrap());
+        (ran.code, format!("{}{}", ran.stderr, ran.report["error"]), total(&ran.report, "records", "inserted"))
+    };
+    let refused = |(code, told, _): (i32, String, u64), words: &[&str]| {
+        assert_eq!(code, 2, "{told}");
+        assert!(words.iter().all(|word| told.contains(word)), "{words:?}: {told}");
+    };
+    let passed = |(code, told, inserted): (i32, String, u64)| assert_eq!((code, inserted), (0, 3), "{told}");
+
+    refused(run(&ceph.url, KEY, "kms", &[]), &["AccessDenied", "s3:PutObject"]);
+    refused(run(&ceph.url, KEY, "kms", &["--silver-options", "sse=kms,kms_key=lost"]), &["kms:GenerateDataKey"]);
+    passed(run(&ceph.url, KEY, "kms", &["--silver-options", "sse=kms,kms_key=key-1"]));
+    let written = bucket.set("encryption", &["kms/LogRecord/"]);
+    assert!(written.lines().count() >= 3 && written.lines().all(|line| line.ends_with(" aws:kms key-1")), "{written}");
+
+    // Bronze belongs to another account, silver to oneself.
+    let (guests, own) = (["--bronze-options", "profile=guest"], ["--silver-options", "profile=owner"]);
+    let folder = tempfile::tempdir().unwrap();
+    let profiles = folder.path().join("credentials");
+    let sections = [("guest", "guest"), ("owner", KEY)]
+        .map(|(name, key)| format!("[{name}]\naws_access_key_id = {key}\naws_secret_access_key = {key}\n"));
+    std::fs::write(&profiles, sections.concat()).unwrap();
+    let as_guest = |silver: &str, bronze: &str| {
+        let mut command = bucket.run_command(&ceph.url, silver, &SMALL);
+        command.env("AWS_SHARED_CREDENTIALS_FILE", &profiles).env("AWS_ENDPOINT_URL_STS", &ceph.url);
+        command.env_remove("AWS_ACCESS_KEY_ID").env_remove("AWS_SECRET_ACCESS_KEY");
+        command.args([guests[0], &format!("{}{bronze}", guests[1])]).args(own);
+        let ran = ran(&command.output().unwrap());
+        (ran.code, format!("{}{}", ran.stderr, ran.report["error"]), total(&ran.report, "records", "inserted"))
+    };
+    passed(as_guest("guest", ""));
+    bucket.set("payer", &[]);
+    refused(as_guest("pays", ""), &["AccessDenied"]);
+    passed(as_guest("pays", ",requester_pays=true"));
+    // A role that may all, even without the bucket's policy.
+    bucket.set("policy", &[&format!(r#"{{"Version": "2012-10-17", "Statement": [{}]}}"#, deny.replace("BUCKET", &bucket.name))]);
+    refused(as_guest("role", ",requester_pays=true"), &["AccessDenied"]);
+    passed(as_guest("role", ",requester_pays=true,role=arn:aws:iam:::role/reader"));
+
+    refused(run(&ceph.secure, KEY, "secure", &[]), &["UntrustedCertificate", "ca_bundle="]);
+    let authority = format!("ca_bundle={}", ceph.authority().display());
+    passed(run(&ceph.secure, KEY, "secure", &["--bronze-options", &authority, "--silver-options", &authority]));
 }
 
 // --- outcomes -------------------------------------------------------------------------------------------------------------------
@@ -383,12 +442,28 @@ struct Small {
 const SMALL: [&str; 4] = ["--entity", "LogRecord", "--country", "de"];
 const SMALL_KEY: &str = "bronze/database=fleetdb_de/entity=LogRecord/year=2025/month=01/day=0";
 
+impl Bucket {
+    fn upload_small(&self) {
+        for (key, record) in small_objects() {
+            block_on(self.put(&key, record.into_bytes()));
+        }
+    }
+}
+
+fn small_objects() -> impl Iterator<Item = (String, String)> {
+    (1..=3).map(|day| (format!("{SMALL_KEY}{day}/o"), small_record(&format!("b{day}"), day)))
+}
+
 impl Small {
     fn new() -> Self {
-        let server = S3Server::start(Options::default()).unwrap();
+        Self::on(Options::default())
+    }
+
+    fn on(options: Options) -> Self {
+        let server = S3Server::start(options).unwrap();
         server.create_bucket("b");
-        for day in 1..=3 {
-            server.put("b", &format!("{SMALL_KEY}{day}/o"), small_record(&format!("b{day}"), day));
+        for (key, record) in small_objects() {
+            server.put("b", &key, record);
         }
         Self { server, folder: tempfile::tempdir().unwrap() }
     }
@@ -465,6 +540,112 @@ fn an_object_that_is_overwritten_during_the_run_is_noticed_and_never_mixed() {
     assert_eq!(first.report["jobs"][0]["skipped"]["objects that changed while they were read"], 1, "{}", first.report);
     let second = small.run(&[]);
     assert_eq!((second.code, total(&second.report, "records", "inserted")), (0, 1), "{}", second.report);
+}
+
+#[test]
+fn old_days_are_listed_by_every_nth_run_on_request_and_when_objects_are_handed_back() {
+    // Pages of two names, so that folders are asked for one by one.
+    let small = Small::on(Options { page: 2, ..Options::default() });
+    let proxy = FaultProxy::start(small.server.address());
+    let jobs = jobs_with(small.folder.path(), "revisit: {within: 3 d, every: 3}");
+    let old = |name: &str| small.server.put("b", &format!("{SMALL_KEY}1/{name}"), small_record(name, 1));
+    let recent = |name: &str| {
+        let day = chrono::Utc::now().format("year=%Y/month=%m/day=%d");
+        let key = format!("bronze/database=fleetdb_de/entity=LogRecord/{day}/{name}");
+        let today = chrono::Utc::now().format("%FT%T.000Z").to_string();
+        small.server.put("b", &key, small_record(name, 1).replace("2025-01-01T10:00:00.000Z", &today));
+    };
+    let root = |name: &str| {
+        let key = format!("bronze/database=fleetdb_de/entity=LogRecord/year=2024/{name}");
+        small.server.put("b", &key, small_record(name, 1).replace("2025-", "2024-"));
+    };
+    // How many records came, whether all days were listed, in how many runs that will be so, and whether an old month was asked for.
+    let run = |args: &[&str]| {
+        proxy.forget();
+        let ran = ran(&Small::command(&proxy.url(), &[&["--jobs", jobs.to_str().unwrap()], args].concat()).output().unwrap());
+        assert_eq!(ran.code, 0, "{}\n{}", ran.report, ran.stderr);
+        let days = &ran.report["jobs"][0]["days"];
+        let is_old = |query: &str| {
+            let plain = query.replace("%3D", "=").replace("%2F", "/");
+            plain.split('&').any(|part| part.starts_with("prefix=") && part.contains("year=2025/month=01"))
+        };
+        let asked = proxy.seen().iter().any(|seen| is_old(&seen.query));
+        (total(&ran.report, "records", "inserted"), days["from"].is_null(), days["all_in"].as_u64(), asked)
+    };
+    let first = run(&[]);
+    assert_eq!((first.0, first.1, first.2), (3, true, Some(3)));
+    for (name, all_in) in [("o1", 2), ("o2", 1)] {
+        old(name);
+        recent(&format!("r-{name}"));
+        root(&format!("y-{name}"));
+        assert_eq!(run(&[]), (2, false, Some(all_in), false));
+    }
+    assert_eq!(run(&[]), (2, true, Some(3), true));
+    old("o3");
+    assert_eq!(run(&[]).0, 0);
+    assert_eq!(run(&["--revisit"]), (1, true, Some(3), true));
+    old("o4");
+    assert_eq!(run(&["--from", "2025-01-01", "--to", "2025-01-01"]).0, 1);
+    assert_eq!(run(&[]).0, 0);
+    // What is handed back is seen by the next run, however old its day.
+    let places = ["--bronze", "s3://b/bronze", "--silver", "s3://b/silver", "--jobs", jobs.to_str().unwrap()];
+    let mut forget = crate::support::etl(&["ledger", "forget", "--object", &format!("{SMALL_KEY}1/o4")["bronze/".len()..], "--execute"]);
+    without_aws(&mut forget);
+    forget.env("AWS_ENDPOINT_URL_S3", small.server.url()).env("AWS_REGION", "us-east-1").env("AWS_ACCESS_KEY_ID", "k");
+    let forgot = forget.env("AWS_SECRET_ACCESS_KEY", "s").args(SMALL).args(places).output().unwrap();
+    assert!(forgot.status.success(), "{}", text(&forgot));
+    let after = ran(&Small::command(&proxy.url(), &["--jobs", jobs.to_str().unwrap()]).output().unwrap());
+    assert_eq!((after.code, total(&after.report, "files", "read")), (0, 1), "{}", after.report);
+}
+
+/// An object that is fetched in ranges, and whose second half is another's by then; once with a server that does not know If-Match.
+#[test]
+fn a_large_object_that_is_overwritten_between_its_ranges_is_noticed_too() {
+    const SIZE: usize = 66 << 20;
+    let large = |id: &str| {
+        let mut bytes = small_record(id, 50).into_bytes();
+        bytes.resize(SIZE, b'\n');
+        bytes.extend_from_slice(small_record(&format!("{id}-end"), 50).as_bytes());
+        bytes
+    };
+    for forgetful in [false, true] {
+        let small = Small::new();
+        let key = format!("{SMALL_KEY}2/o");
+        small.server.put("b", &key, large("b7"));
+        let reads = |method: &str, target: &str| method == "GET" && target.ends_with("day=02/o");
+        let behind = FaultProxy::start(small.server.address());
+        if forgetful {
+            behind.add(Rule::new(Fault::ForgetCondition).when(reads));
+        }
+        let proxy = FaultProxy::start(behind.address());
+        proxy.add(Rule::new(Fault::Delay(Duration::from_secs(3))).when(reads).after(3));
+        let child = Small::command(&proxy.url(), &[]).spawn().unwrap();
+        let begun = Instant::now();
+        while !proxy.seen().iter().any(|seen| seen.path.ends_with("day=02/o") && seen.status.is_some()) {
+            assert!(begun.elapsed() < Duration::from_secs(30));
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        small.server.put("b", &key, large("b8"));
+        let first = ran(&child.wait_with_output().unwrap());
+        assert_eq!((first.code, total(&first.report, "records", "inserted")), (0, 2), "{}\n{}", first.report, first.stderr);
+        assert_eq!(first.report["jobs"][0]["skipped"]["objects that changed while they were read"], 1, "{}", first.report);
+        let second = small.run(&[]);
+        assert_eq!((second.code, total(&second.report, "records", "inserted")), (0, 2), "{}", second.report);
+    }
+}
+
+#[test]
+fn a_session_that_ends_while_an_object_is_read_is_told_as_such() {
+    let small = Small::new();
+    let proxy = FaultProxy::start(small.server.address());
+    let reads = |method: &str, target: &str| method == "GET" && target.ends_with("day=02/o");
+    proxy.add(Rule::new(Fault::CutResponse).when(reads).times(1));
+    proxy.add(Rule::new(Fault::expired_token()).when(reads));
+    let ended = ran(&Small::command(&proxy.url(), &[]).output().unwrap());
+    let told = format!("{}{}", ended.stderr, ended.report["error"]);
+    assert!(ended.code == 2 && told.contains("ExpiredToken") && told.contains("decoded byte"), "{}: {told}", ended.code);
+    let next = small.run(&[]);
+    assert_eq!((next.code, total(&next.report, "records", "inserted")), (0, 3), "{}", next.report);
 }
 
 #[test]
@@ -555,6 +736,30 @@ fn a_task_takes_its_credentials_and_its_name_from_its_endpoint() {
     assert!(small.server.keys("b", "silver/_etl/runs/").len() == 1);
     assert!(!ran.stderr.contains(token) && !ran.report.to_string().contains(token));
     check_metrics(&ran);
+}
+
+#[test]
+fn a_machine_and_a_web_identity_give_credentials_and_an_encryption_is_asked_for() {
+    let small = Small::new();
+    let machine = Server::start("ecs.py", &["--port", "0"]);
+    let mut command = Small::command(&small.server.url(), &[]);
+    command.env_remove("AWS_ACCESS_KEY_ID").env_remove("AWS_SECRET_ACCESS_KEY").env_remove("AWS_EC2_METADATA_DISABLED");
+    let machines = ran(&command.env("AWS_EC2_METADATA_SERVICE_ENDPOINT", &machine.url).output().unwrap());
+    assert_eq!((machines.code, total(&machines.report, "records", "inserted")), (0, 3), "{}", machines.stderr);
+    assert!(!machines.stderr.contains("secret-") && !machines.report.to_string().contains("token-"));
+
+    // A pod's or a CI job's: moto's STS trades the token for a session, and its S3 notes what it is asked to encrypt with.
+    let bucket = Bucket::new(moto());
+    bucket.upload_small();
+    let token = small.folder.path().join("token");
+    std::fs::write(&token, "a.web.identity").unwrap();
+    let mut command = bucket.run_command(moto(), "silver", &[&SMALL[..], &["--silver-options", "sse=s3"]].concat());
+    command.env_remove("AWS_ACCESS_KEY_ID").env_remove("AWS_SECRET_ACCESS_KEY").env("AWS_ENDPOINT_URL_STS", moto());
+    command.env("AWS_WEB_IDENTITY_TOKEN_FILE", &token).env("AWS_ROLE_ARN", "arn:aws:iam::123456789012:role/etl");
+    let identity = ran(&command.output().unwrap());
+    assert_eq!((identity.code, total(&identity.report, "records", "inserted")), (0, 3), "{}", identity.stderr);
+    let written = bucket.set("encryption", &["silver/LogRecord/"]);
+    assert!(written.lines().count() >= 3 && written.lines().all(|line| line.ends_with(" AES256 -")), "{written}");
 }
 
 /// CloudWatch's own rules: one document a line, every metric a number at the root, every dimension a text.

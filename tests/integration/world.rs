@@ -92,6 +92,7 @@ impl World {
             batch_bytes: None,
             batch_objects: self.batch_objects,
             memory: None,
+            revisit: false,
             stop: Stop::default(),
             cluster: None,
         }

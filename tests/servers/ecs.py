@@ -3,6 +3,7 @@
     /v2/credentials/ID   a task role's credentials, another key at every fetch (AKIATEST0001, AKIATEST0002, …), valid for --ttl seconds;
                          with --token, only for requests whose Authorization header is that text
     /v4/ID, /v4/ID/task  task metadata, version 4: the container, the task; also /v4/ID/stats and /v4/ID/task/stats
+    /latest/…            what an EC2 machine sees at 169.254.169.254, version 2: a token for PUT, and with it the role and its credentials
     /fetches             {"fetches": how many credentials were given out, "refused": how many were not}
 
 Prints `listening http://HOST:PORT` when it accepts connections, and serves until SIGTERM or the end of its stdin.
@@ -23,6 +24,7 @@ ACCOUNT = "123456789012"
 REGION = "eu-west-1"
 CLUSTER = f"arn:aws:ecs:{REGION}:{ACCOUNT}:cluster/etl"
 LIMITS = {"CPU": 1, "Memory": 2048}
+MACHINE_TOKEN = "machine-token"
 STARTED = datetime.now(UTC)
 
 
@@ -88,6 +90,27 @@ class Requests(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
 
+    def do_PUT(self) -> None:
+        asked = self.headers.get("x-aws-ec2-metadata-token-ttl-seconds")
+        if self.path != "/latest/api/token" or asked is None:
+            return self.answer(400, {"code": "BadRequest"})
+        self.text(MACHINE_TOKEN, {"x-aws-ec2-metadata-token-ttl-seconds": asked})
+
+    def machine(self, path: list[str]) -> None:
+        if self.headers.get("x-aws-ec2-metadata-token") != MACHINE_TOKEN:
+            return self.answer(401, {"code": "Unauthorized", "message": "version 2 wants a token"})
+        match path:
+            case ["iam", "security-credentials"]:
+                self.text("etl-machine", {})
+            case ["iam", "security-credentials", "etl-machine"]:
+                status, document = self.server.credentials(self.server.token)
+                now = instant(datetime.now(UTC))
+                self.answer(status, {"Code": "Success", "Type": "AWS-HMAC", "LastUpdated": now, **document})
+            case ["placement", "region"]:
+                self.text(REGION, {})
+            case _:
+                self.answer(404, {"code": "NotFound", "message": self.path})
+
     def do_GET(self) -> None:
         match self.path.partition("?")[0].strip("/").split("/"):
             case ["v2", "credentials", identifier] if identifier:
@@ -100,10 +123,20 @@ class Requests(BaseHTTPRequestHandler):
                 self.answer(200, stats(task))
             case ["v4", task, "task", "stats"]:
                 self.answer(200, {f"{task}-1234567890": stats(task)})
+            case ["latest", "meta-data", *path]:
+                self.machine(path)
             case ["fetches"]:
                 self.answer(200, {"fetches": self.server.fetches, "refused": self.server.refused})
             case _:
                 self.answer(404, {"code": "NotFound", "message": self.path})
+
+    def text(self, text: str, headers: dict[str, str]) -> None:
+        self.send_response(200)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text.encode())
 
     def answer(self, status: int, document: dict[str, Any]) -> None:
         body = json.dumps(document).encode()

@@ -172,7 +172,9 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
     def of_moto(self, environ: dict[str, Any]) -> Answer:
         path = environ["RAW_URI"].partition("?")[0]
         signed = environ.get("HTTP_AUTHORIZATION", "")
-        if path.startswith("/moto-api/") or (signed and "/s3/aws4_request" not in signed):
+        # Trading a token for a session is what nobody can sign yet.
+        trades = not signed and path == "/" and environ["REQUEST_METHOD"] == "POST"
+        if path.startswith("/moto-api/") or trades or (signed and "/s3/aws4_request" not in signed):
             chunks, status, headers = run_wsgi_app(self.other_services, environ)
             return int(status.split()[0]), dict(headers), b"".join(chunks)
         if self.auth and not signed:

@@ -2,9 +2,12 @@
 # Ceph's RADOS Gateway, an S3 server written by others than moto: real signatures and policies, objects in memory.
 #
 #   rgw.sh install     the Debian packages, where missing; exits 77 if that is impossible
-#   rgw.sh up DIR      starts mon, osd and radosgw under DIR (absolute, short: it holds Unix sockets), user test/test;
-#                      prints `listening http://127.0.0.1:PORT`
+#   rgw.sh up DIR      starts mon, osd and radosgw under DIR (absolute, short: it holds Unix sockets); prints
+#                      `listening http://127.0.0.1:PORT` and `secure https://127.0.0.1:PORT`, whose authority is DIR/authority.pem
 #   rgw.sh down DIR    stops them
+#
+# Users (key and secret the same): test; guest, who owns nothing and may assume the role arn:aws:iam:::role/reader, which may all.
+# One KMS key: key-1.
 #
 # It enforces If-None-Match on PUT, but neither on CompleteMultipartUpload nor If-Match on PUT.
 set -euo pipefail
@@ -45,6 +48,24 @@ ceph_() {
     timeout 30 ceph -c "$dir/ceph.conf" "$@" >>"$dir/ceph.out" 2>&1
 }
 
+admin() {
+    timeout 120 radosgw-admin -c "$dir/ceph.conf" "$@"
+}
+
+statement() { # what it allows
+    printf '{"Version": "2012-10-17", "Statement": [{"Effect": "Allow", %s}]}' "$1"
+}
+
+certificate() { # of an authority that nobody trusts
+    (
+        cd "$dir"
+        openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=authority -keyout authority.key -out authority.pem
+        openssl req -newkey rsa:2048 -nodes -subj /CN=server -keyout server.key -out server.csr
+        printf 'subjectAltName = IP:127.0.0.1\n' >server.ext
+        openssl x509 -req -days 2 -in server.csr -CA authority.pem -CAkey authority.key -set_serial 1 -extfile server.ext -out server.pem
+    ) >"$dir/certificate.out" 2>&1
+}
+
 wait_for() { # seconds, what, command…
     local until=$((SECONDS + $1)) what=$2
     shift 2
@@ -67,10 +88,11 @@ answers() { # port
 
 up() {
     installed || { echo "skipped: no radosgw; rgw.sh install" >&2; exit 77; }
-    local mon rgw fsid conf=$dir/ceph.conf
+    local mon rgw secure fsid conf=$dir/ceph.conf
     rm -rf "${dir:?}/mon" "$dir/osd" "$dir/run"
     mkdir -p "$dir/mon" "$dir/osd" "$dir/run"
-    read -r mon rgw < <(free_ports 2)
+    read -r mon rgw secure < <(free_ports 3)
+    certificate
     fsid=$(python3 -c 'import uuid; print(uuid.uuid4())')
     cat >"$conf" <<CONF
 [global]
@@ -118,10 +140,13 @@ mon data = $dir/mon
 osd data = $dir/osd
 [client.rgw]
 rgw data = $dir/run
-rgw frontends = beast endpoint=127.0.0.1:$rgw tcp_nodelay=1
+rgw frontends = beast endpoint=127.0.0.1:$rgw ssl_endpoint=127.0.0.1:$secure ssl_certificate=$dir/server.pem ssl_private_key=$dir/server.key tcp_nodelay=1
 rgw enable usage log = false
 rgw crypt require ssl = false
 rgw crypt s3 kms backend = testing
+rgw crypt s3 kms encryption keys = key-1=$(openssl rand -base64 32)
+rgw s3 auth use sts = true
+rgw sts key = $(openssl rand -hex 8)
 CONF
     : >"$dir/keyring"
     {
@@ -135,10 +160,16 @@ CONF
     start osd ceph-osd -c "$conf" -f -i 0
     wait_for 30 'the mon' ceph_ osd crush add osd.0 1 root=default host=local
     wait_for 60 'the osd' osd_up
-    timeout 120 radosgw-admin -c "$conf" user create --uid=test --display-name=test --access-key=test --secret=test >"$dir/user.out" 2>&1
+    {
+        admin user create --uid=test --display-name=test --access-key=test --secret=test
+        admin user create --uid=guest --display-name=guest --access-key=guest --secret=guest
+        admin role create --role-name=reader --assume-role-policy-doc="$(statement '"Principal": {"AWS": ["arn:aws:iam:::user/guest"]}, "Action": ["sts:AssumeRole"]')"
+        admin role-policy put --role-name=reader --policy-name=all --policy-doc="$(statement '"Action": ["s3:*"], "Resource": ["arn:aws:s3:::*"]')"
+    } >"$dir/user.out" 2>&1
     start rgw radosgw -c "$conf" -f -n client.rgw
     wait_for 60 radosgw answers "$rgw"
     echo "listening http://127.0.0.1:$rgw"
+    echo "secure https://127.0.0.1:$secure"
 }
 
 ours() { # pid: it may be another's by now
@@ -170,5 +201,5 @@ case ${1-} in
         fi
         "$1"
         ;;
-    *) sed -n '2,10s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+    *) sed -n '2,13s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
 esac

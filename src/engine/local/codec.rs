@@ -71,6 +71,16 @@ pub enum Stop {
     Io(io::Error),
 }
 
+impl Stop {
+    /// As an error of reading: a store's failure stays what it is.
+    pub fn into_io(self) -> io::Error {
+        match self {
+            Self::Io(source) => source,
+            other => io::Error::other(format!("{other:?}")),
+        }
+    }
+}
+
 type BoxRead = Box<dyn Read + Send>;
 
 /// Decoded bytes that one object may have.

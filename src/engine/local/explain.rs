@@ -286,7 +286,7 @@ fn frame_beside(
     let limits = &plan.of.job.limits;
     let failed = |source: FrameError| StageError::Frame { file: object.key.clone(), source };
     let streams = codec::open(reader, object.size, limits.decoded_of(object.size), limits.archive)
-        .map_err(|stop| failed(FrameError::Read { at: 0, source: std::io::Error::other(format!("{stop:?}")) }))?;
+        .map_err(|stop| failed(FrameError::Read { at: 0, source: stop.into_io() }))?;
     let mut beside = Beside { frames: Vec::new(), lines: Vec::new(), proven: 0 };
     for stream in streams {
         let mut framer = Framer::new(stream, &plan.of.job.records_at, limits.record);

@@ -29,7 +29,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use crate::domain::{BronzeObject, Layout};
 use crate::plan::BatchPlan;
 use crate::silver::SilverError;
-use crate::store::{Store, StoreError};
+use crate::store::{SourceFailed, Store, StoreError};
 
 use decode::Origin;
 use dedupe::Dedupe;
@@ -66,6 +66,17 @@ pub enum StageError {
     Spool(#[from] SpoolError),
     #[error("reading {file} ended early: {message}")]
     Task { file: String, message: String },
+}
+
+impl StageError {
+    /// What the store of bronze said, be it at an object's first byte or further on.
+    pub fn store(&self) -> Option<&StoreError> {
+        match self {
+            Self::Store(error) => Some(error),
+            Self::Frame { source: FrameError::Read { source, .. }, .. } => SourceFailed::of(source),
+            _ => None,
+        }
+    }
 }
 
 /// What stages batches.
@@ -229,13 +240,8 @@ fn frame_object(
         let file = file.to_owned();
         move |source: FrameError| StageError::Frame { file, source }
     };
-    let streams = codec::open(reader, object.size, limits.decoded_of(object.size), limits.archive).map_err(|stop| {
-        let source = match stop {
-            codec::Stop::Io(source) => source,
-            other => std::io::Error::other(format!("{other:?}")),
-        };
-        failed(&object.key)(FrameError::Read { at: 0, source })
-    })?;
+    let streams = codec::open(reader, object.size, limits.decoded_of(object.size), limits.archive)
+        .map_err(|stop| failed(&object.key)(FrameError::Read { at: 0, source: stop.into_io() }))?;
     let shared = Arc::new(object.clone());
     let mut decoded = 0;
     for stream in streams {

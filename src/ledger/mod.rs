@@ -14,9 +14,9 @@
 pub mod cluster;
 pub mod maintenance;
 mod objects;
+mod snapshot;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Write;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -26,7 +26,8 @@ use serde::{Deserialize, Serialize};
 use crate::domain::{BronzeObject, Records, Source};
 use crate::store::{Store, StoreError};
 
-use objects::{Known, Objects};
+use objects::Known;
+use snapshot::State;
 
 /// Entries after which the log is folded.
 const FOLD_EVERY: u64 = 64;
@@ -52,6 +53,11 @@ pub enum LedgerError {
     Parse { path: String, source: serde_json::Error },
     #[error("ledger entry {path} has format {found}, this program knows up to {FORMAT}; update the program")]
     Format { path: String, found: u32 },
+    #[error(
+        "the ledger {place} goes on with entry {found}, and entry {missing} is neither there nor in a snapshot: files were removed by hand. \
+         Bring them back (snapshots first); nothing was read, or what is known would be read again"
+    )]
+    Gap { place: String, missing: u64, found: u64 },
     #[error("ledger snapshot {path} is not readable: {source}")]
     Snapshot { path: String, source: std::io::Error },
     #[error(
@@ -189,32 +195,6 @@ pub struct ObjectRecord {
     pub forgotten: bool,
 }
 
-/// The source as of one entry.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-struct State {
-    head: u64,
-    /// Objects that some intent has committed; in a snapshot they follow the rest, packed.
-    #[serde(skip)]
-    known: Objects,
-    /// How many they are.
-    #[serde(default)]
-    known_count: u64,
-    /// Such objects that are to be read once more.
-    #[serde(default)]
-    again: BTreeMap<String, Known>,
-    /// Ids of the batches that committed them.
-    #[serde(default)]
-    batches: Vec<String>,
-    claims: BTreeMap<String, Claim>,
-    intent: Option<Intent>,
-    /// The latest path day that was committed as a snapshot.
-    #[serde(default)]
-    extent: Option<String>,
-    /// The contract version that a writer must know.
-    #[serde(default)]
-    fence: u32,
-}
-
 impl State {
     fn apply(&mut self, seq: u64, entry: Entry) {
         self.head = seq;
@@ -298,17 +278,25 @@ impl Ledger {
         // The name says where the log goes on, so both are asked for at once.
         let after = newest.as_ref().map_or_else(|| "log/".to_owned(), |name| entry_path(seq_of(name)));
         let (state, entries) =
-            tokio::try_join!(read_snapshot(&store, newest.as_deref()), async { Ok(store.list_after("log", &after).await?) })?;
+            tokio::try_join!(snapshot::read(&store, newest.as_deref()), async { Ok(store.list_after("log", &after).await?) })?;
         self.state = state;
         let head = self.state.head;
         let mut entries: Vec<u64> = entries.iter().map(|key| seq_of(key)).filter(|seq| *seq > head).collect();
         entries.sort_unstable();
+        let last = entries.last().copied();
         let mut read = futures::stream::iter(entries).map(|seq| read_entry(&store, seq)).buffered(ENTRIES_AT_ONCE);
         while let Some((seq, entry)) = read.try_next().await? {
-            // Entries are numbered without gaps; what comes after one that is missing is none.
             match entry {
                 Some(entry) if seq == self.state.head + 1 => self.state.apply(seq, entry),
                 _ => break,
+            }
+        }
+        drop(read);
+        if let Some(found) = last.filter(|found| *found > self.state.head) {
+            // A listing during a write may show an entry and not the one before; reading one is always right.
+            self.read_on().await?;
+            if found > self.state.head {
+                return Err(LedgerError::Gap { place: store.address(), missing: self.state.head + 1, found });
             }
         }
         self.read = now;
@@ -321,13 +309,17 @@ impl Ledger {
         if now - self.read > STALE {
             return self.read_all().await;
         }
-        loop {
-            let seq = self.state.head + 1;
-            let (_, Some(entry)) = read_entry(&self.store, seq).await? else { break };
-            self.state.apply(seq, entry);
-        }
+        self.read_on().await?;
         self.read = now;
         Ok(())
+    }
+
+    async fn read_on(&mut self) -> Result<(), LedgerError> {
+        loop {
+            let seq = self.state.head + 1;
+            let (_, Some(entry)) = read_entry(&self.store, seq).await? else { return Ok(()) };
+            self.state.apply(seq, entry);
+        }
     }
 
     /// Entries and snapshots that a later snapshot covers and that were written before `older_than`. The numbers of entries that
@@ -470,8 +462,8 @@ impl Ledger {
         if !self.state.head.is_multiple_of(FOLD_EVERY) {
             return;
         }
-        let Some(bytes) = fold(&mut self.state) else { return };
-        if let Err(error) = self.store.create(&format!("snapshots/{:020}.zst", self.state.head), bytes.into()).await {
+        let Some(bytes) = snapshot::fold(&mut self.state) else { return };
+        if let Err(error) = self.store.create(&snapshot::path(self.state.head), bytes.into()).await {
             tracing::warn!(%error, "the ledger was not folded; it is tried again {FOLD_EVERY} entries later");
         }
     }
@@ -639,52 +631,6 @@ impl Renewal {
     }
 }
 
-async fn read_snapshot(store: &Store, name: Option<&str>) -> Result<State, LedgerError> {
-    let Some(name) = name else { return Ok(State::default()) };
-    let failed = |source| LedgerError::Snapshot { path: name.to_owned(), source };
-    // Piece by piece: there may be very much of it.
-    let mut unfolding = zstd::stream::write::Decoder::new(Vec::new()).map_err(failed)?;
-    let mut damage = None;
-    let take = |piece: &[u8]| {
-        if damage.is_none() {
-            damage = unfolding.write_all(piece).err();
-        }
-    };
-    if !store.read(name, take).await? {
-        return Err(failed(std::io::Error::new(std::io::ErrorKind::NotFound, "it was listed a moment ago and is gone")));
-    }
-    let flushed = unfolding.flush();
-    damage.map_or(flushed, Err).map_err(failed)?;
-    let mut unfolded = unfolding.into_inner();
-    let unparsed = |source| LedgerError::Parse { path: name.to_owned(), source };
-    let Some(end) = memchr::memchr(b'\n', &unfolded) else {
-        let Before { known } = serde_json::from_slice(&unfolded).map_err(unparsed)?;
-        return Ok(State { known: known.into_iter().collect(), ..serde_json::from_slice(&unfolded).map_err(unparsed)? });
-    };
-    let mut state: State = serde_json::from_slice(&unfolded[..end]).map_err(unparsed)?;
-    unfolded.drain(..=end);
-    let known = Objects::unpack(unfolded).filter(|known| known.len() as u64 == state.known_count);
-    state.known = known.ok_or_else(|| failed(std::io::Error::other("its objects are damaged")))?;
-    Ok(state)
-}
-
-/// Snapshots of earlier programs had the objects among the rest.
-#[derive(Deserialize)]
-struct Before {
-    known: BTreeMap<String, Known>,
-}
-
-/// A line of JSON, and behind it the known objects.
-fn fold(state: &mut State) -> Option<Vec<u8>> {
-    state.known_count = state.known.len() as u64;
-    let line = serde_json::to_vec(state).ok()?;
-    let mut folded = zstd::Encoder::new(Vec::new(), 3).ok()?;
-    for part in [line.as_slice(), b"\n", state.known.pack()] {
-        folded.write_all(part).ok()?;
-    }
-    folded.finish().ok()
-}
-
 /// The entry of a number, if it is there.
 async fn read_entry(store: &Store, seq: u64) -> Result<(u64, Option<Entry>), LedgerError> {
     let path = entry_path(seq);
@@ -809,6 +755,26 @@ mod tests {
         ledger.fold_if_due().await;
         let again = open(&silver, 60_000).await;
         assert_eq!((again.known_objects(), again.committed_by("x", "1").unwrap().as_str()), (2, "b"));
+    }
+
+    #[tokio::test]
+    async fn a_ledger_that_lacks_entries_is_refused() {
+        let silver = silver();
+        let mut ledger = open(&silver, 60_000).await;
+        for k in 1..=70 {
+            let id = format!("c{k}");
+            ledger.claim(&id, "r", &[object(&format!("k{k}"))], Taking::Free).await.unwrap().claim.unwrap();
+            ledger.intend(intent(&id, k)).await.unwrap();
+        }
+        for seq in 1..=64 {
+            ledger.store.delete(&entry_path(seq)).await.unwrap();
+        }
+        assert_eq!(open(&silver, 60_000).await.known_objects(), 70);
+        for covered in [64, 128] {
+            ledger.store.delete(&snapshot::path(covered)).await.unwrap();
+        }
+        let refused = Ledger::open(&silver, &source(), Duration::from_mins(1)).await.unwrap_err();
+        assert!(matches!(refused, LedgerError::Gap { missing: 1, found: 140, .. }), "{refused}");
     }
 
     #[tokio::test]

@@ -57,9 +57,9 @@ pub fn source_of(order: &str) -> Option<(&str, Option<i64>)> {
 /// How a record stands to one that the table has. One of the same file was read there before: what the file says now counts, wherever in
 /// it the record stands.
 pub fn against(prefix: &str, tail: &str, offset: u64, there: &str) -> Ordering {
-    let same_file = source_of(there).is_some_and(|(file, _)| tail.rsplit(SEPARATOR).next() == Some(file));
+    let is_same_file = || source_of(there).is_some_and(|(file, _)| tail.rsplit(SEPARATOR).next() == Some(file));
     match compare(prefix, tail, offset, there) {
-        Ordering::Less if same_file => Ordering::Greater,
+        Ordering::Less if is_same_file() => Ordering::Greater,
         order => order,
     }
 }

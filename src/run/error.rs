@@ -86,7 +86,7 @@ impl RunError {
             Self::Store(error) => by_store(error),
             Self::Silver(error) => by_silver(error),
             Self::Ledger(LedgerError::Store(error)) => by_store(error),
-            Self::Ledger(LedgerError::Format { .. } | LedgerError::Fenced { .. }) => 2,
+            Self::Ledger(LedgerError::Format { .. } | LedgerError::Fenced { .. } | LedgerError::Gap { .. }) => 2,
             Self::Ledger(LedgerError::Lost { .. }) | Self::Contended { .. } | Self::BusyForVacuum { .. } | Self::Maintained { .. } => 4,
             Self::Ledger(_) => 5,
             Self::Stage(error) => match error {

@@ -393,6 +393,14 @@ mod tests {
         assert!(unit.starts_with("jobs/X.yaml:4:") && unit.contains("16 MiB"), "{unit}");
         let share = job("entity: FaultData\nkey: [id]\ngate:\n  max_reject_share: 3\n").unwrap_err();
         assert!(share.starts_with("jobs/X.yaml:4:"), "{share}");
+        let twice = job("entity: FaultData\nkey: [id]\nmode: upsert\norder_by: [v, w, v]\n").unwrap_err();
+        assert!(twice.starts_with("jobs/X.yaml:4:") && twice.contains("`v` twice"), "{twice}");
+        let forgotten = job("entity: FaultData\nkey: [id]\nmode: upsert\ntombstones: {retention: 0 d}\n").unwrap_err();
+        assert!(forgotten.starts_with("jobs/X.yaml:4:"), "{forgotten}");
+        let never = job("entity: FaultData\nkey: [id]\nrevisit: {within: 30 d, every: 0}\n").unwrap_err();
+        assert!(never.starts_with("jobs/X.yaml:3:"), "{never}");
+        let revisit = job("entity: FaultData\nkey: [id]\nrevisit: {within: 30 d}\n").unwrap().revisit;
+        assert_eq!(revisit, Some(Revisit { within: Duration::from_hours(30 * 24), every: 24 }));
     }
 
     #[test]

@@ -379,13 +379,25 @@ impl JobFile {
         if let Some((name, mode)) = misplaced {
             return Err(fail(name, &format!("`{name}` means something in mode {mode} only"), &format!("mode: {mode}")));
         }
+        let order_by = self.order_by.unwrap_or_default();
+        if let Some(name) = order_by.iter().enumerate().find(|(at, name)| order_by[..*at].contains(name)).map(|(_, name)| name) {
+            return Err(fail(
+                name,
+                &format!("order_by names `{name}` twice; the second one decides nothing"),
+                &format!("order_by: [{name}]"),
+            ));
+        }
+        let retention = time("retention", self.tombstones.as_ref().map_or(TOMBSTONE_RETENTION, |file| &file.retention))?;
+        if retention.is_zero() {
+            return Err(fail(
+                "retention",
+                "a delete that is not remembered at all lets older records bring its row back",
+                "retention: 90 d",
+            ));
+        }
         let mode = match self.mode {
             ModeFile::Append => Mode::Append,
-            ModeFile::Upsert => Mode::Upsert(Upsert {
-                order_by: self.order_by.unwrap_or_default(),
-                delete_when: self.delete_when,
-                tombstone_retention: time("retention", self.tombstones.as_ref().map_or(TOMBSTONE_RETENTION, |file| &file.retention))?,
-            }),
+            ModeFile::Upsert => Mode::Upsert(Upsert { order_by, delete_when: self.delete_when, tombstone_retention: retention }),
             ModeFile::Snapshot => {
                 Mode::Snapshot { settle_after: time("settle_after", self.settle_after.as_deref().unwrap_or(SETTLE_AFTER))? }
             }

@@ -4,12 +4,14 @@
   python benches/upsert.py --rows 200000 --rounds 1 --etl …  a quick look with another build
 
 Needs the packages of tests/python/requirements.txt. The table has nine narrow columns and lies in 30 day partitions; a change keeps
-its record's day. Two shapes: `random` changes keys of all days, `clustered` as many keys of one day. In each round both programs
+its record's day. Two shapes: `random` changes keys of all days, `clustered` as many keys of one day. In each round all programs
 start, in turns, from the same copy of the same silver folder. Afterwards both tables must hold what the changes make of it.
 
 What is measured
 * etl: one process from start to end, one `etl run` of a job of mode upsert over one new bronze batch: listing and parsing JSON,
   contract, ledger, quarantine table and the report included.
+* script: one Python process from start to end that does what a person would write instead: DuckDB reads the same JSON with its columns
+  given, and deltalake merges it. No contract, no ledger.
 * merge: the call alone, with a literal predicate on the partitions. Its source is an Arrow table that is in memory already, so it parses
   no JSON; importing the package and opening the table are not counted either.
 * peak memory: of each process as a whole, by the kernel.
@@ -39,7 +41,7 @@ from measure import MIB, Traffic
 Json = Any
 
 SHAPES = ["random", "clustered"]
-PROGRAMS = ["etl", "merge"]
+PROGRAMS = ["etl", "merge", "script"]
 JOB = """entity: Bench
 mode: upsert
 key: [id]
@@ -116,6 +118,10 @@ def measured(args: Namespace, folder: Path, shape: str, made: Json, program: str
         ended = etl(args, folder, folder / shape, copy)
         seconds, told = ended.seconds, ended.json()["jobs"][0]
         changed = told["records"]["updated"]
+    elif program == "script":
+        ended = step("script", table=copy / "Bench", bronze=folder / shape, dates=made["dates"])
+        told = ended.json()
+        seconds, changed = ended.seconds, told["metrics"]["num_target_rows_updated"]
     else:
         ended = step("merge", table=copy / "Bench", source=folder / f"{shape}.parquet", dates=made["dates"])
         told = ended.json()
@@ -143,9 +149,10 @@ def report(results: dict[tuple[str, str], list[Measured]]) -> None:
             peak = measure.several((one.peak / MIB for one in found), 0)
             rows.append([f"{shape}, {program}", seconds, peak, sizes(found, "added"), sizes(found, "removed")])
         medians = [[median(column) for column in zip(*map(costs, results[shape, program]), strict=True)] for program in PROGRAMS]
-        ratios.append([shape, *(f"{theirs / ours:.2f}" for ours, theirs in zip(*medians, strict=True))])
+        for name, theirs in zip(PROGRAMS[1:], medians[1:], strict=True):
+            ratios.append([f"{shape}, {name}", *(f"{their / our:.2f}" for our, their in zip(medians[0], theirs, strict=True))])
     print("\n" + measure.markdown(["", "seconds", "peak MiB", "files added", "files removed"], rows))
-    print("\n" + measure.markdown(["merge divided by etl", "time", "peak memory", "bytes added"], ratios))
+    print("\n" + measure.markdown(["divided by etl", "time", "peak memory", "bytes added"], ratios))
     merges = [one.told for (_, program), found in results.items() if program == "merge" for one in found]
     imports, opening, before = (median(told[what] for told in merges) for what in ("import", "open", "before"))
     print(f"""

@@ -15,6 +15,7 @@ from typing import Any
 STARTED = time.monotonic()
 
 import duckdb  # noqa: E402
+import pyarrow as pa  # noqa: E402
 import pyarrow.parquet as pq  # noqa: E402
 from deltalake import DeltaTable  # noqa: E402
 
@@ -28,7 +29,17 @@ IDS = {
     "scattered": "printf('b%08x', (i * 2654435761) % 4294967296)",  # one to one below 2^32
     "rising": "printf('b%08x', i)",
 }
-CONTRACT = ["id", "at", "device", "kind", "value", "count", "latitude", "longitude", "active"]
+CONTRACT = {
+    "id": "VARCHAR",
+    "at": "TIMESTAMP",
+    "device": "VARCHAR",
+    "kind": "VARCHAR",
+    "value": "DOUBLE",
+    "count": "BIGINT",
+    "latitude": "DOUBLE",
+    "longitude": "DOUBLE",
+    "active": "BOOLEAN",
+}
 
 
 def records(rows: int, ids: str, numbers: str, raised: int = 0) -> str:
@@ -80,20 +91,34 @@ def update(bronze: str, source: str, rows: int, ids: str, shape: str, keys: int,
         write_json(records(rows, ids, f"FROM chosen LIMIT {each} OFFSET {number * each}", raised=1_000_000), object_)
         size += object_.stat().st_size
     changed = records(rows, ids, "FROM chosen", raised=1_000_000)
-    technical = f"""SELECT id, "at" AT TIME ZONE 'UTC' AS "at", 'fleetdb_de' AS database, "at"::DATE AS event_date,
-        2025::INTEGER AS year, 2::INTEGER AS month, 1::INTEGER AS day, * EXCLUDE (id, "at"),
-        'merge' AS _source_file, 0::BIGINT AS _source_offset, 0::BIGINT AS _source_length, 1::INTEGER AS _schema_version,
-        'merge' AS _batch, TIMESTAMPTZ '2025-02-01 00:00:00Z' AS _ingested_at, NULL::VARCHAR AS _rescued, 'merge' AS _order
-        FROM ({changed})"""
-    duckdb.execute(f"COPY ({technical}) TO '{source}' (FORMAT parquet)")
+    duckdb.execute(f"COPY (SELECT {technical()} FROM ({changed})) TO '{source}' (FORMAT parquet)")
     dates = duckdb.execute(f'SELECT DISTINCT "at"::DATE::VARCHAR FROM ({changed}) ORDER BY 1').fetchall()
     before = records(rows, ids, f"FROM range({rows}) t(i) ANTI JOIN chosen USING (i)")
     return {"bytes": size, "dates": [date for (date,) in dates], "expected": checksum(f"{before} UNION ALL {changed}")}
 
 
+def technical() -> str:
+    """A record's columns and the technical ones, as the table has them."""
+    return """id, "at" AT TIME ZONE 'UTC' AS "at", 'fleetdb_de' AS database, "at"::DATE AS event_date,
+        2025::INTEGER AS year, 2::INTEGER AS month, 1::INTEGER AS day, * EXCLUDE (id, "at"),
+        'merge' AS _source_file, 0::BIGINT AS _source_offset, 0::BIGINT AS _source_length, 1::INTEGER AS _schema_version,
+        'merge' AS _batch, TIMESTAMPTZ '2025-02-01 00:00:00Z' AS _ingested_at, NULL::VARCHAR AS _rescued, 'merge' AS _order"""
+
+
 def merge(table: str, source: str, dates: list[str]) -> Json:
     """deltalake's merge; the source is in memory before the clock starts, and the table is open."""
-    data = pq.read_table(source)
+    return upsert(table, pq.read_table(source), dates)
+
+
+def script(table: str, bronze: str, dates: list[str]) -> Json:
+    """What a person would write instead: the same objects, read by DuckDB with their columns given, and merged."""
+    columns = ", ".join(f"'{name}': '{type_}'" for name, type_ in CONTRACT.items())
+    read = f"read_json('{bronze}/**/*.json', format = 'newline_delimited', hive_partitioning = false, columns = {{{columns}}})"
+    data = duckdb.sql(f"SELECT {technical()} FROM {read}").to_arrow_table()
+    return upsert(table, data, dates)
+
+
+def upsert(table: str, data: pa.Table, dates: list[str]) -> Json:
     opening = time.monotonic()
     delta = DeltaTable(table)
     opened = time.monotonic()
@@ -126,5 +151,5 @@ def check(table: str) -> Json:
 
 if __name__ == "__main__":
     duckdb.execute("SET TimeZone = 'UTC'")
-    steps = {step.__name__: step for step in (base, update, merge, check)}
+    steps = {step.__name__: step for step in (base, update, merge, script, check)}
     print(json.dumps(steps[sys.argv[1]](**json.loads(sys.argv[2]))))

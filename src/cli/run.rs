@@ -156,11 +156,13 @@ async fn execute(args: &RunArgs, run_id: String, task: Option<&Task>) -> Result<
     let console = Console::new();
     let bar = console.bar.clone();
     let defaults = Tuning::default();
+    let memory = args.memory.or_else(|| defaults.memory.into_iter().chain(task.and_then(Task::memory)).min());
+    let room = memory.map_or(defaults.threads, |memory| crate::run::memory::threads(memory, defaults.threads));
     let tuning = Tuning {
-        threads: args.threads.unwrap_or(defaults.threads).max(1),
+        threads: args.threads.unwrap_or(room).max(1),
         batch_bytes: args.batch,
         batch_objects: args.batch_objects.map(|count| count.max(1)),
-        memory: args.memory.or_else(|| defaults.memory.into_iter().chain(task.and_then(Task::memory)).min()),
+        memory,
         progress: Progress(Arc::new(move |bytes| bar.inc(bytes))),
     };
     let settings = Settings { cluster, revisit: args.revisit, ..settings(run_id, &args.places, Some(&args.objects), tuning).await? };

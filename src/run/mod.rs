@@ -11,6 +11,7 @@ mod error;
 pub mod gate;
 pub mod inspect;
 pub mod lateness;
+pub mod memory;
 pub mod metrics;
 pub mod migrate;
 mod prepare;
@@ -60,7 +61,7 @@ pub struct Settings {
     /// Instead of the job's `limits.batch` and `limits.batch_objects`.
     pub batch_bytes: Option<u64>,
     pub batch_objects: Option<usize>,
-    /// Bytes that the process may use; bounds how many files are open at once.
+    /// Bytes that the process may use: [`memory`].
     pub memory: Option<u64>,
     /// List folders of days of any age, though the job leaves old ones out.
     pub revisit: bool,

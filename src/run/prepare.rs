@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 
 use super::report::JobReport;
 use super::revisit::Visit;
-use super::{Request, RunError, Settings, SourceRun, cluster};
+use super::{Request, RunError, Settings, SourceRun, cluster, memory};
 use crate::bronze::{self, Listing};
 use crate::contract::Contract;
 use crate::contract::convert::Conversion;
@@ -30,13 +30,12 @@ pub fn load_files(jobs: &Path, schemas: &Path, entity: &str) -> Result<(Job, Con
 /// The same with the limits that this run sets.
 pub fn load(settings: &Settings, entity: &str) -> Result<(Arc<Job>, Arc<Contract>), RunError> {
     let (mut job, contract) = load_files(&settings.jobs, &settings.schemas, entity)?;
+    if let Some(memory) = settings.memory.filter(|_| settings.cluster.is_none()) {
+        job.limits = memory::within(memory, &job);
+    }
+    // What the person says outright counts.
     job.limits.batch = settings.batch_bytes.unwrap_or(job.limits.batch);
     job.limits.batch_objects = settings.batch_objects.unwrap_or(job.limits.batch_objects);
-    if let Some(memory) = settings.memory {
-        // An open file holds up to one row group; half of the memory is theirs.
-        let fit = usize::try_from(memory / 2 / job.table.row_group).unwrap_or(usize::MAX).max(1);
-        job.limits.open_partitions = job.limits.open_partitions.min(fit);
-    }
     Ok((Arc::new(job), Arc::new(contract)))
 }
 

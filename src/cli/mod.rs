@@ -3,6 +3,7 @@
 //! One verb per file. Data goes to stdout, everything else to stderr. Every flag has an environment variable `ETL_<FLAG>`, which
 //! is how containers are configured.
 
+mod allocator;
 mod compact;
 mod completions;
 mod deploy;
@@ -282,6 +283,7 @@ fn requests(places: &Places, sources: &Sources) -> Vec<Request> {
 
 /// Runs one verb and returns the process's exit code.
 pub fn main() -> u8 {
+    allocator::one_arena_a_core();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return usage(&error),

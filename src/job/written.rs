@@ -188,7 +188,7 @@ impl Default for LimitsFile {
             batch: "1 GiB".to_owned(),
             batch_objects: 10_000,
             open_partitions: 64,
-            spool: "128 MiB".to_owned(),
+            spool: "32 MiB".to_owned(),
         }
     }
 }

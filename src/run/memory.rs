@@ -2,22 +2,28 @@
 //!
 //! What grows with its work are the open Parquet files (up to a row group each), the rows of a batch that wait in memory, the keys of
 //! a batch (some 80 bytes a record, which may have come from a tenth of that in a compressed object), and what is being decoded on each
-//! thread. Each gets its share; a job's own limits count where they are lower. What is left is the program's own.
+//! thread. Each gets its share; a job's own limits count where they are lower. What is left is the program's own. Files are not closed
+//! sooner, their row groups end sooner: every chunk of a feed has rows of many days, and fewer open files would mean one for each of them.
 
-use crate::job::{Job, Limits};
+use crate::job::Job;
 
 /// Of the memory: 1 / n each.
-const OPEN_FILES: u64 = 2;
-const SPOOL: u64 = 8;
-const BATCH: u64 = 8;
+const OPEN_FILES: u64 = 4;
+const SPOOL: u64 = 16;
+const BATCH: u64 = 16;
+/// Bytes of a row group that are worth a place in a file's footer.
+const LEAST_ROW_GROUP: u64 = 256 << 10;
 /// Bytes that a thread may need for the chunks that it frames and decodes.
 const A_THREAD: u64 = 48 << 20;
 
-/// A job's limits, none of them wider than the memory allows.
-pub fn within(memory: u64, job: &Job) -> Limits {
-    let Limits { open_partitions, spool, batch, .. } = job.limits;
-    let files = usize::try_from(memory / OPEN_FILES / job.table.row_group).unwrap_or(usize::MAX).max(1);
-    Limits { open_partitions: open_partitions.min(files), spool: spool.min(memory / SPOOL), batch: batch.min(memory / BATCH), ..job.limits }
+/// A job whose limits are no wider than the memory allows.
+#[must_use]
+pub fn within(memory: u64, mut job: Job) -> Job {
+    let each = (memory / OPEN_FILES / job.limits.open_partitions.max(1) as u64).max(LEAST_ROW_GROUP);
+    job.table.row_group = job.table.row_group.min(each);
+    job.limits.spool = job.limits.spool.min(memory / SPOOL);
+    job.limits.batch = job.limits.batch.min((memory / BATCH).max(1));
+    job
 }
 
 /// Threads that it has room for.
@@ -32,10 +38,11 @@ mod tests {
     #[test]
     fn little_memory_narrows_and_much_changes_nothing() {
         let job = Job::from_text("jobs/X.yaml", "entity: X\nkey: [id]\n".to_owned()).unwrap();
-        assert_eq!(within(64 << 30, &job), job.limits);
-        let narrow = within(512 << 20, &job);
-        assert_eq!((narrow.open_partitions, narrow.spool, narrow.batch), (8, 64 << 20, 64 << 20));
-        assert_eq!(within(1 << 20, &job).open_partitions, 1);
+        assert_eq!(within(64 << 30, job.clone()), job);
+        let narrow = within(256 << 20, job.clone());
+        assert_eq!((narrow.table.row_group, narrow.limits.spool, narrow.limits.batch), (1 << 20, 16 << 20, 16 << 20));
+        assert_eq!(narrow.limits.open_partitions, job.limits.open_partitions);
+        assert_eq!(within(1 << 20, job).table.row_group, LEAST_ROW_GROUP);
         assert_eq!((threads(64 << 30, 16), threads(512 << 20, 16), threads(1 << 20, 16)), (16, 5, 1));
     }
 }

@@ -31,7 +31,7 @@ pub fn load_files(jobs: &Path, schemas: &Path, entity: &str) -> Result<(Job, Con
 pub fn load(settings: &Settings, entity: &str) -> Result<(Arc<Job>, Arc<Contract>), RunError> {
     let (mut job, contract) = load_files(&settings.jobs, &settings.schemas, entity)?;
     if let Some(memory) = settings.memory.filter(|_| settings.cluster.is_none()) {
-        job.limits = memory::within(memory, &job);
+        job = memory::within(memory, job);
     }
     // What the person says outright counts.
     job.limits.batch = settings.batch_bytes.unwrap_or(job.limits.batch);

@@ -2,7 +2,8 @@
 //!
 //! [`stage`] is its seven steps in order. Objects are read ahead, a few at a time, each by a thread of its own that inflates and
 //! frames; every chunk of frames is decoded, reconciled, validated and enriched by whatever thread is free; the chunks meet again
-//! in the order of the plan, where they are deduped and written. So the outcome does not depend on how many threads there are, and
+//! in the order of the plan, where they are deduped and written. Small objects are taken together, read and decoded by one thread:
+//! handing each of them on would cost more than reading it. The outcome does not depend on how many threads there are, and
 //! memory is bounded by the chunks in flight, [`CHUNKS_AHEAD`] for each object being read and [`CHUNKS_A_THREAD`] that are
 //! decoded, and by [`READ_AHEAD_BYTES`] of objects that are being downloaded.
 
@@ -48,6 +49,11 @@ const CHUNKS_A_THREAD: usize = 3;
 /// Objects of a remote store that are opened before their turn, and the bytes of them that may wait in memory; more where there are
 /// many threads and large objects.
 const OBJECTS_AHEAD: usize = 32;
+/// Objects on local disk that are opened before their turn.
+const FILES_AHEAD: usize = 8;
+/// Small objects that are read together: how many, and their stored bytes.
+const TOGETHER: usize = 16;
+const TOGETHER_BYTES: u64 = 512 << 10;
 const READ_AHEAD_BYTES: u64 = 64 << 20;
 
 #[derive(Debug, thiserror::Error)]
@@ -112,6 +118,12 @@ enum Piece<C> {
 type Framed = Piece<(Frames, Origin)>;
 type Read = Piece<Box<Enriched>>;
 
+/// What comes from whoever reads an object: frames that are still to be decoded, or rows already.
+enum Ahead {
+    Framed(Framed),
+    Read(Read),
+}
+
 /// Stages a batch: frame, object by object; → decode → reconcile → validate → enrich, chunk by chunk ([`rows`]); → dedupe → write, in order.
 pub async fn stage(engine: &Engine, plan: &Arc<BatchPlan>, tables: &Tables) -> Result<Staged, StageError> {
     let mut writer = Writer::new(plan, tables);
@@ -158,13 +170,15 @@ type Opened = Result<(BronzeObject, Box<dyn std::io::Read + Send>, Option<OwnedS
 /// Bytes are budgeted and threads are given in the order of the plan, so that no object waits for one behind it.
 fn read_ahead(engine: &Engine, plan: &Arc<BatchPlan>) -> Peekable<BoxStream<'static, Result<Read, StageError>>> {
     let (chunk, threads, program) = (engine.chunk, engine.threads.max(1), Arc::new(Program::new(plan)));
-    let framing = plan.clone();
-    let readers = open_ahead(engine, plan.objects.clone()).map(move |opened| {
-        let (sender, receiver) = mpsc::channel(CHUNKS_AHEAD);
-        let plan = framing.clone();
+    let (framing, decoding) = (plan.clone(), program.clone());
+    let counts: Vec<usize> = together(plan.objects.iter().map(|object| object.size));
+    let opened = in_groups(open_ahead(engine, plan.objects.clone()), counts);
+    let readers = opened.map(move |group| {
+        let (sender, receiver) = mpsc::channel(CHUNKS_AHEAD * group.len());
+        let (plan, program) = (framing.clone(), (group.len() > 1).then(|| decoding.clone()));
         async move {
             // Started here, drained in order below.
-            tokio::spawn(async move { read_object(opened, plan, chunk, sender).await });
+            tokio::spawn(async move { read_objects(group, plan, program, chunk, sender).await });
             receiver
         }
     });
@@ -177,10 +191,11 @@ fn read_ahead(engine: &Engine, plan: &Arc<BatchPlan>) -> Peekable<BoxStream<'sta
 }
 
 /// Steps 2 to 5 for one chunk, on a thread of their own.
-async fn to_rows(piece: Result<Framed, StageError>, plan: Arc<BatchPlan>, program: Arc<Program>) -> Result<Read, StageError> {
+async fn to_rows(piece: Result<Ahead, StageError>, plan: Arc<BatchPlan>, program: Arc<Program>) -> Result<Read, StageError> {
     let (frames, origin) = match piece? {
-        Piece::Chunk(chunk) => chunk,
-        Piece::End { layout, decoded, stored } => return Ok(Piece::End { layout, decoded, stored }),
+        Ahead::Framed(Piece::Chunk(chunk)) => chunk,
+        Ahead::Framed(Piece::End { layout, decoded, stored }) => return Ok(Piece::End { layout, decoded, stored }),
+        Ahead::Read(read) => return Ok(read),
     };
     let file = origin.file.to_string();
     let rows = tokio::task::spawn_blocking(move || transform(frames, &origin, &plan, &program)).await;
@@ -192,7 +207,7 @@ fn open_ahead(engine: &Engine, objects: Vec<BronzeObject>) -> impl futures::Stre
     // Every thread may hold an object of the costliest kind.
     let bytes = READ_AHEAD_BYTES.max(engine.threads as u64 * engine.bronze.cost_of(u64::MAX));
     let budget = Arc::new(Semaphore::new(bytes as usize));
-    let (bronze, ahead) = (engine.bronze.clone(), if engine.bronze.is_remote() { OBJECTS_AHEAD } else { 1 });
+    let (bronze, ahead) = (engine.bronze.clone(), if engine.bronze.is_remote() { OBJECTS_AHEAD } else { FILES_AHEAD });
     let budgeted = futures::stream::iter(objects).then(move |object| {
         let (budget, bronze) = (budget.clone(), bronze.clone());
         async move {
@@ -207,33 +222,70 @@ fn open_ahead(engine: &Engine, objects: Vec<BronzeObject>) -> impl futures::Stre
     opened.buffered(ahead)
 }
 
-async fn read_object(opened: Opened, plan: Arc<BatchPlan>, chunk: usize, sender: mpsc::Sender<Result<Framed, StageError>>) {
-    let (object, reader, held) = match opened {
-        Ok(opened) => opened,
-        Err(error) => {
-            let _ = sender.send(Err(error)).await;
-            return;
+/// How many objects that follow each other are read together, from their sizes: one at a time, but for small ones.
+fn together(sizes: impl Iterator<Item = u64>) -> Vec<usize> {
+    let mut counts: Vec<usize> = Vec::new();
+    let mut bytes = u64::MAX;
+    for size in sizes {
+        bytes = bytes.saturating_add(size);
+        match counts.last_mut() {
+            Some(count) if *count < TOGETHER && bytes <= TOGETHER_BYTES => *count += 1,
+            _ => {
+                counts.push(1);
+                bytes = size;
+            }
         }
-    };
-    let (file, blocking) = (object.key.clone(), sender.clone());
+    }
+    counts
+}
+
+fn in_groups(opened: impl futures::Stream<Item = Opened>, counts: Vec<usize>) -> impl futures::Stream<Item = Vec<Opened>> {
+    futures::stream::unfold((Box::pin(opened), counts.into_iter()), |(mut opened, mut counts)| async move {
+        let group = opened.as_mut().take(counts.next()?).collect().await;
+        Some((group, (opened, counts)))
+    })
+}
+
+/// Where there is a `program`, what is framed is decoded at once, on the same thread.
+async fn read_objects(
+    group: Vec<Opened>,
+    plan: Arc<BatchPlan>,
+    program: Option<Arc<Program>>,
+    chunk: usize,
+    sender: mpsc::Sender<Result<Ahead, StageError>>,
+) {
+    let first = group.iter().flatten().next().map(|(object, ..)| object.key.clone()).unwrap_or_default();
+    let blocking = sender.clone();
     let read = tokio::task::spawn_blocking(move || {
-        if let Err(error) = frame_object(reader, &object, &plan, chunk, &blocking) {
-            let _ = blocking.blocking_send(Err(error));
+        let send = |piece: Framed| {
+            let ahead = match (piece, &program) {
+                (Piece::Chunk((frames, origin)), Some(program)) => {
+                    Ahead::Read(Piece::Chunk(Box::new(transform(frames, &origin, &plan, program)?)))
+                }
+                (piece, _) => Ahead::Framed(piece),
+            };
+            Ok(blocking.blocking_send(Ok(ahead)).is_ok())
+        };
+        for opened in group {
+            let framed = opened.and_then(|(object, reader, _held)| frame_object(reader, &object, &plan, chunk, send));
+            if let Err(error) = framed {
+                let _ = blocking.blocking_send(Err(error));
+                return;
+            }
         }
-        drop(held);
     });
     if let Err(error) = read.await {
-        let _ = sender.send(Err(StageError::Task { file, message: error.to_string() })).await;
+        let _ = sender.send(Err(StageError::Task { file: first, message: error.to_string() })).await;
     }
 }
 
-/// Step 1, on one thread. A receiver that is gone means that the batch was given up.
+/// Step 1, on one thread. `send` says whether anybody still listens; if not, the batch was given up.
 fn frame_object(
     reader: Box<dyn std::io::Read + Send>,
     object: &BronzeObject,
     plan: &BatchPlan,
     chunk: usize,
-    sender: &mpsc::Sender<Result<Framed, StageError>>,
+    send: impl Fn(Framed) -> Result<bool, StageError>,
 ) -> Result<(), StageError> {
     let limits = &plan.of.job.limits;
     let failed = |file: &str| {
@@ -252,13 +304,13 @@ fn frame_object(
         let origin = Origin { object: shared.clone(), file: file.clone() };
         let mut framer = Framer::new(stream, &plan.of.job.records_at, limits.record).with_block(chunk);
         while let Some(frames) = framer.next_frames().map_err(failed(&file))? {
-            if sender.blocking_send(Ok(Piece::Chunk((frames, origin.clone())))).is_err() {
+            if !send(Piece::Chunk((frames, origin.clone())))? {
                 return Ok(());
             }
         }
         decoded += check_coverage(&file, framer.coverage())?;
     }
-    let _ = sender.blocking_send(Ok(Piece::End { layout: object.layout, decoded, stored: object.size }));
+    send(Piece::End { layout: object.layout, decoded, stored: object.size })?;
     Ok(())
 }
 
@@ -269,4 +321,17 @@ fn check_coverage(file: &str, coverage: Coverage) -> Result<u64, StageError> {
     }
     let covered = coverage.records + coverage.delimiters + coverage.refused;
     Err(StageError::Coverage { file: file.to_owned(), decoded: coverage.decoded, covered })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn small_objects_are_read_together_and_large_ones_alone() {
+        let (small, large) = (200 << 10, 10 << 20);
+        assert_eq!(together([small, small, small, large, small, large].into_iter()), [2, 1, 1, 1, 1]);
+        assert_eq!(together([1; 40].into_iter()), [16, 16, 8]);
+        assert_eq!(together(std::iter::empty()), [0; 0]);
+    }
 }

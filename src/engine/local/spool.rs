@@ -17,6 +17,9 @@ pub enum SpoolError {
     Arrow { folder: PathBuf, source: ArrowError },
 }
 
+/// Bytes that are written to disk, or read from it, in one go: the rows of a small object are many short pieces.
+const BUFFER: usize = 1 << 20;
+
 /// Rows in the order in which they came.
 pub struct Spool {
     folder: PathBuf,
@@ -46,7 +49,9 @@ impl Spool {
     fn spill(&mut self, rows: &RecordBatch) -> Result<(), ArrowError> {
         let disk = match &mut self.disk {
             Some(disk) => disk,
-            empty => empty.insert(StreamWriter::try_new(BufWriter::new(tempfile::tempfile_in(&self.folder)?), &rows.schema())?),
+            empty => {
+                empty.insert(StreamWriter::try_new(BufWriter::with_capacity(BUFFER, tempfile::tempfile_in(&self.folder)?), &rows.schema())?)
+            }
         };
         disk.write(rows)
     }
@@ -63,7 +68,7 @@ impl Spool {
         disk.flush()?;
         let mut file = disk.get_ref().get_ref().try_clone()?;
         file.seek(SeekFrom::Start(0))?;
-        StreamReader::try_new(BufReader::new(file), None).map(Some)
+        StreamReader::try_new(BufReader::with_capacity(BUFFER, file), None).map(Some)
     }
 }
 

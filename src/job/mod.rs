@@ -130,6 +130,8 @@ pub struct Limits {
     pub batch_objects: usize,
     /// Parquet files open at once.
     pub open_partitions: usize,
+    /// Bytes of a row group while that many files are open, where memory allows no more.
+    pub row_group: u64,
     /// Bytes of a batch's rows that wait in memory until all of them are read; the rest waits on local disk.
     pub spool: u64,
 }
@@ -399,6 +401,8 @@ mod tests {
         assert!(forgotten.starts_with("jobs/X.yaml:4:"), "{forgotten}");
         let never = job("entity: FaultData\nkey: [id]\nrevisit: {within: 30 d, every: 0}\n").unwrap_err();
         assert!(never.starts_with("jobs/X.yaml:3:"), "{never}");
+        let unsettled = job("entity: D\nkey: [id]\nmode: snapshot\nsettle_after: 2 d\nrevisit: {within: 2 d}\n").unwrap_err();
+        assert!(unsettled.starts_with("jobs/X.yaml:5:") && unsettled.contains("settled"), "{unsettled}");
         let revisit = job("entity: FaultData\nkey: [id]\nrevisit: {within: 30 d}\n").unwrap().revisit;
         assert_eq!(revisit, Some(Revisit { within: Duration::from_hours(30 * 24), every: 24 }));
     }

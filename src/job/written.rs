@@ -11,6 +11,7 @@ use super::{
 use crate::domain::{Mistake, PartitionColumn};
 
 const MAX_RECORD: u64 = 1 << 30;
+const DAY: std::time::Duration = std::time::Duration::from_hours(24);
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -336,6 +337,7 @@ impl JobFile {
             batch_objects: count("batch_objects", self.limits.batch_objects)?,
             open_partitions: count("open_partitions", self.limits.open_partitions)?,
             spool: size("spool", &self.limits.spool)?,
+            row_group: u64::MAX,
         };
         if limits.record > MAX_RECORD {
             return Err(fail("record:", "limits.record is at most 1 GiB", "offsets within a record have 32 bits"));
@@ -408,6 +410,12 @@ impl JobFile {
         };
         if revisit.is_some_and(|revisit| revisit.every == 0) {
             return Err(fail("every", "by every 0th run nothing would ever be listed again", "every: 24"));
+        }
+        if let (Some(revisit), Mode::Snapshot { settle_after }) = (revisit, &mode)
+            && revisit.within < *settle_after + DAY
+        {
+            let message = "a day would be left out before it has settled: `within` must be longer than settle_after by a day";
+            return Err(fail("within", message, "revisit: {within: 45 d}"));
         }
         let deploy = self.deploy.meant(&fail)?;
         let compact = self.compact.meant(&fail)?;

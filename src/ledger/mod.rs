@@ -534,6 +534,16 @@ impl Ledger {
         Ok(expired)
     }
 
+    /// Whether an owner has not renewed its claim in time.
+    pub async fn has_expired(&self) -> Result<bool, LedgerError> {
+        for claim in self.state.claims.values() {
+            if self.is_expired(claim).await? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     async fn is_expired(&self, claim: &Claim) -> Result<bool, LedgerError> {
         Ok(self.expires(claim).await? < Utc::now())
     }

@@ -3,7 +3,8 @@
 //! What grows with its work are the open Parquet files (up to a row group each), the rows of a batch that wait in memory, the keys of
 //! a batch (some 80 bytes a record, which may have come from a tenth of that in a compressed object), and what is being decoded on each
 //! thread. Each gets its share; a job's own limits count where they are lower. What is left is the program's own. Files are not closed
-//! sooner, their row groups end sooner: every chunk of a feed has rows of many days, and fewer open files would mean one for each of them.
+//! sooner, their row groups end sooner (in what a batch stages; compaction has its own reckoning): every chunk of a feed has rows of
+//! many days, and fewer open files would mean one for each of them. A single object, or a snapshot's day, is one batch however large.
 
 use crate::job::Job;
 
@@ -20,7 +21,7 @@ const A_THREAD: u64 = 48 << 20;
 #[must_use]
 pub fn within(memory: u64, mut job: Job) -> Job {
     let each = (memory / OPEN_FILES / job.limits.open_partitions.max(1) as u64).max(LEAST_ROW_GROUP);
-    job.table.row_group = job.table.row_group.min(each);
+    job.limits.row_group = job.limits.row_group.min(each);
     job.limits.spool = job.limits.spool.min(memory / SPOOL);
     job.limits.batch = job.limits.batch.min((memory / BATCH).max(1));
     job
@@ -38,11 +39,13 @@ mod tests {
     #[test]
     fn little_memory_narrows_and_much_changes_nothing() {
         let job = Job::from_text("jobs/X.yaml", "entity: X\nkey: [id]\n".to_owned()).unwrap();
-        assert_eq!(within(64 << 30, job.clone()), job);
+        let wide = within(64 << 30, job.clone());
+        assert_eq!((wide.table, wide.limits.spool, wide.limits.batch), (job.table, job.limits.spool, job.limits.batch));
+        assert!(wide.limits.row_group >= job.table.row_group);
         let narrow = within(256 << 20, job.clone());
-        assert_eq!((narrow.table.row_group, narrow.limits.spool, narrow.limits.batch), (1 << 20, 16 << 20, 16 << 20));
-        assert_eq!(narrow.limits.open_partitions, job.limits.open_partitions);
-        assert_eq!(within(1 << 20, job).table.row_group, LEAST_ROW_GROUP);
+        assert_eq!((narrow.limits.row_group, narrow.limits.spool, narrow.limits.batch), (1 << 20, 16 << 20, 16 << 20));
+        assert_eq!((narrow.limits.open_partitions, narrow.table), (job.limits.open_partitions, job.table));
+        assert_eq!(within(1 << 20, job).limits.row_group, LEAST_ROW_GROUP);
         assert_eq!((threads(64 << 30, 16), threads(512 << 20, 16), threads(1 << 20, 16)), (16, 5, 1));
     }
 }

@@ -35,7 +35,7 @@ use crate::job::Job;
 use crate::ledger::{Intent, Ledger, TableIntent};
 use crate::plan::{SourcePlan, cut_batches};
 use crate::silver::{Committed, Table};
-use crate::store::{CHANGED, Requests, Store};
+use crate::store::{ARCHIVED, CHANGED, Requests, Store};
 
 use batch::BatchEnd;
 pub use error::RunError;
@@ -163,7 +163,8 @@ async fn run_source(settings: &Settings, request: &Request, report: &mut JobRepo
         care::after_run(&mut run, began).await;
     }
     if let Some(visit) = &run.visit {
-        visit.count(ended.is_ok() && run.report.exit == 0 && !run.report.skipped.contains_key(CHANGED)).await;
+        let left = [CHANGED, ARCHIVED].iter().any(|reason| run.report.skipped.contains_key(reason));
+        visit.count(ended.is_ok() && run.report.exit == 0 && !left).await;
     }
     run.report.rejects = reject_counts(&run.rejects);
     *report = run.report;
@@ -281,11 +282,10 @@ impl SourceRun<'_> {
     async fn recover(&mut self) -> Result<(), RunError> {
         self.finish_known_intent().await?;
         let run_id = self.settings.run_id.clone();
-        let released = self.ledger.release_expired(&run_id).await?;
-        if !released.is_empty() && self.visit.take_if(|visit| !visit.lists_all()).is_some() {
+        if self.plan.job.revisit.is_some() && self.ledger.has_expired().await? {
             revisit::ask_for_all(&self.settings.silver, &self.plan.source).await?;
         }
-        for claim in released {
+        for claim in self.ledger.release_expired(&run_id).await? {
             tracing::warn!(source = %self.plan.source, claim = claim.id, run = claim.run, "a run died; its objects are read again");
         }
         Ok(())

@@ -2,11 +2,10 @@
 //!
 //! A source of years has very many folders that nothing comes to any more, and a bucket wants a request for each. What still comes
 //! to one is late until the next run that lists all. Runs are counted in a small object beside the ledger, one for each share of a
-//! source that runs read (`--shard`). It is only a hint, written without any condition: where it is missing, cannot be read or was
-//! lost to another run's, more is listed rather than less. It is set back only by a run that read all that it found, and removed
-//! where objects are handed back to later runs, so that these see them.
+//! source that runs read (`--shard`), and written without any condition: of runs at the same time one may not be counted. It is set
+//! back only by a run that read all that it found. Where objects are handed back to later runs, a mark with a new name is put
+//! beside the counts; a count that was made under another mark, by a run that was on its way then, says nothing.
 
-use futures::TryStreamExt;
 use serde::{Deserialize, Serialize};
 
 use super::report::Days;
@@ -22,7 +21,11 @@ use crate::store::Store;
 struct Counted {
     /// Runs since one listed all days.
     runs: u64,
+    /// The mark that stood when the run began.
+    mark: String,
 }
+
+const MARK: &str = "mark";
 
 /// What one run lists, and what it leaves for the next to know.
 #[derive(Debug)]
@@ -31,6 +34,7 @@ pub struct Visit {
     share: String,
     revisit: Revisit,
     runs: u64,
+    mark: String,
     /// Days since 1970; `None`: all.
     from: Option<i32>,
 }
@@ -46,20 +50,18 @@ impl Visit {
         let Some(revisit) = plan.job.revisit.filter(|_| from.is_none() && to.is_none() && only.is_none()) else { return Ok(None) };
         let folder = folder(&settings.silver, &plan.source);
         let share = shard.map_or_else(|| "all.json".to_owned(), |(i, n)| format!("{i}-of-{n}.json"));
-        let counted: Option<Counted> = folder.get(&share).await?.and_then(|text| serde_json::from_slice(&text).ok());
-        let runs = counted.map_or(u64::MAX, |counted| counted.runs);
+        let (mark, counted) = tokio::try_join!(folder.get(MARK), folder.get(&share))?;
+        let mark = mark.map(|mark| String::from_utf8_lossy(&mark).into_owned()).unwrap_or_default();
+        let counted: Option<Counted> = counted.and_then(|text| serde_json::from_slice(&text).ok());
+        let runs = counted.filter(|counted| counted.mark == mark).map_or(u64::MAX, |counted| counted.runs);
         let all = settings.revisit || runs.saturating_add(1) >= revisit.every;
         let oldest = chrono::Utc::now().timestamp_micros().saturating_sub(revisit.within.as_micros() as i64);
         let from = (!all).then_some(oldest.div_euclid(MICROS_PER_DAY) as i32);
-        Ok(Some(Self { folder, share, revisit, runs, from }))
+        Ok(Some(Self { folder, share, revisit, runs, mark, from }))
     }
 
     pub fn narrow(&self, selection: &mut Selection) {
         selection.revisit_from = self.from;
-    }
-
-    pub fn lists_all(&self) -> bool {
-        self.from.is_none()
     }
 
     pub fn report(&self) -> Days {
@@ -78,7 +80,7 @@ impl Visit {
             None if left_nothing => 0,
             None => return,
         };
-        let Ok(text) = serde_json::to_vec(&Counted { runs }) else { return };
+        let Ok(text) = serde_json::to_vec(&Counted { runs, mark: self.mark.clone() }) else { return };
         if let Err(error) = self.folder.put(&self.share, text.into()).await {
             tracing::warn!(%error, "this run was not counted; all days are listed sooner than the job's revisit says");
         }
@@ -87,10 +89,6 @@ impl Visit {
 
 /// The next run lists all days. To be asked for before objects are handed back.
 pub async fn ask_for_all(silver: &Store, source: &Source) -> Result<(), RunError> {
-    let folder = folder(silver, source);
-    let counts: Vec<_> = folder.list("").map_ok(|(key, _)| key).try_collect().await?;
-    for count in counts {
-        folder.delete(&count).await?;
-    }
-    Ok(())
+    let mark = uuid::Uuid::new_v4().to_string();
+    Ok(folder(silver, source).put(MARK, mark.into()).await?)
 }

@@ -353,7 +353,9 @@ impl Buffered {
         self.rows += rows.num_rows();
         self.bytes += rows.get_array_memory_size();
         self.parts.push(rows);
-        if self.rows >= BUFFER_ROWS || self.bytes >= BUFFER_BYTES { self.flush().await } else { Ok(()) }
+        // No more waits than a row group may hold.
+        let most = usize::try_from(self.settings.row_group).map_or(BUFFER_BYTES, |bytes| bytes.min(BUFFER_BYTES));
+        if self.rows >= BUFFER_ROWS || self.bytes >= most { self.flush().await } else { Ok(()) }
     }
 
     async fn flush(&mut self) -> Result<(), SilverError> {

@@ -77,7 +77,9 @@ pub fn refusal(error: &(dyn Error + 'static)) -> Option<Refusal> {
 fn named(code: &str, message: &str) -> Refusal {
     let known = REFUSALS.iter().find(|(name, ..)| *name == code);
     let (users, remedy) = match known {
-        _ if code.starts_with("KMS.") || message.contains("kms") => (true, KMS),
+        // Ceph says so of a KMS key that is not there.
+        _ if code == "InvalidAccessKeyId" && message.contains("kms-keyid") => (true, KMS),
+        _ if code.starts_with("KMS.") || message.contains("kms:") => (true, KMS),
         Some((_, users, remedy)) => (*users, *remedy),
         None => (false, "run again; if it stays, look the code up in S3's list of errors"),
     };
@@ -155,6 +157,8 @@ mod tests {
         assert!(!refusal(&denied("<Code>SlowDown</Code>")).unwrap().users);
         let kms = refusal(&denied("<Code>AccessDenied</Code><Message>not authorized to perform: kms:Decrypt</Message>")).unwrap();
         assert!(kms.remedy.contains("kms:Decrypt"));
+        let named = refusal(&denied("<Code>AccessDenied</Code><Message>role/etl-kms is not authorized to perform: s3:GetObject</Message>"));
+        assert!(named.unwrap().remedy.contains("doctor"));
         assert_eq!(refusal(&denied("something else")), None);
     }
 }

@@ -419,12 +419,15 @@ impl Store {
     fn cannot_read(&self, path: &str, listed: &str, error: object_store::Error) -> StoreError {
         let changed = |found: &str| StoreError::Changed { path: path.to_owned(), listed: listed.to_owned(), found: found.to_owned() };
         match error {
-            object_store::Error::Precondition { .. } => changed("another content"),
-            object_store::Error::NotFound { .. } => changed("nothing"),
-            error if fault::refusal(&error).is_some_and(|refusal| refusal.code == "InvalidObjectState") => {
-                StoreError::Archived { path: path.to_owned(), restore: self.restore_command(path) }
-            }
-            error => self.access(Action::Read, path)(error),
+            object_store::Error::Precondition { .. } => return changed("another content"),
+            object_store::Error::NotFound { .. } => return changed("nothing"),
+            _ => {}
+        }
+        match fault::refusal(&error).map(|refusal| refusal.code).as_deref() {
+            Some("InvalidObjectState") => StoreError::Archived { path: path.to_owned(), restore: self.restore_command(path) },
+            // Only parts of what was listed are asked for; a server that knows If-Match would have said so.
+            Some("InvalidRange") => changed("a shorter content"),
+            _ => self.access(Action::Read, path)(error),
         }
     }
 

@@ -52,7 +52,7 @@ const OBJECTS_AHEAD: usize = 32;
 /// Objects on local disk that are opened before their turn.
 const FILES_AHEAD: usize = 8;
 /// Small objects that are read together: how many, and their stored bytes.
-const TOGETHER: usize = 16;
+const TOGETHER: usize = 8;
 const TOGETHER_BYTES: u64 = 512 << 10;
 const READ_AHEAD_BYTES: u64 = 64 << 20;
 
@@ -331,7 +331,7 @@ mod tests {
     fn small_objects_are_read_together_and_large_ones_alone() {
         let (small, large) = (200 << 10, 10 << 20);
         assert_eq!(together([small, small, small, large, small, large].into_iter()), [2, 1, 1, 1, 1]);
-        assert_eq!(together([1; 40].into_iter()), [16, 16, 8]);
+        assert_eq!(together([1; 20].into_iter()), [8, 8, 4]);
         assert_eq!(together(std::iter::empty()), [0; 0]);
     }
 }

@@ -11,6 +11,7 @@ use super::StageError;
 use super::dedupe::{Dedupe, Unique};
 use super::enrich::quarantine_rows;
 use crate::domain::{Layout, LayoutCount, NO_OFFSET, Records, RejectCode};
+use crate::job;
 use crate::plan::{BatchPlan, marks_partition, marks_schema, quarantine_schema};
 use crate::silver::Table;
 use crate::silver::replace::{rows_where, stage_list};
@@ -170,12 +171,13 @@ impl<'p> Writer<'p> {
         let job = &plan.of.job;
         let columns = &plan.of.columns;
         let open = job.limits.open_partitions;
+        let table = job::Table { row_group: job.table.row_group.min(job.limits.row_group), ..job.table };
         Self {
             plan,
             tables: tables.clone(),
-            silver: TableWriter::new(&tables.silver, columns.schema.clone(), &columns.partition_by, job.table, open),
-            quarantine: TableWriter::new(&tables.quarantine, quarantine_schema(), &["database".to_owned()], job.table, open),
-            marks: tables.marks.as_ref().map(|marks| TableWriter::new(marks, marks_schema(columns), &marks_partition(), job.table, open)),
+            silver: TableWriter::new(&tables.silver, columns.schema.clone(), &columns.partition_by, table, open),
+            quarantine: TableWriter::new(&tables.quarantine, quarantine_schema(), &["database".to_owned()], table, open),
+            marks: tables.marks.as_ref().map(|marks| TableWriter::new(marks, marks_schema(columns), &marks_partition(), table, open)),
             staged: Staged::default(),
         }
     }

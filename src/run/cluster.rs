@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::compute::cast;
@@ -79,8 +80,9 @@ pub fn staging(entity: &str) -> String {
     format!("_etl/spark/{entity}")
 }
 
-/// What a cluster does for a part of an intent, unless the table has that already.
-pub async fn carry_out(part: &TableIntent, table: &Table, session: Option<&Session>) -> Result<(), RunError> {
+/// What a cluster does for a part of an intent, unless the table has that already. Statements of a run that died may go on there beside
+/// these, which are the same: of the two, one is without effect.
+pub async fn carry_out(part: &TableIntent, table: &Table, session: Option<&Session>, deadline: Duration) -> Result<(), RunError> {
     if part.statements.is_empty() || table.intent(&part.app_id).await? >= part.k {
         return Ok(());
     }
@@ -88,7 +90,7 @@ pub async fn carry_out(part: &TableIntent, table: &Table, session: Option<&Sessi
         return Err(RunError::OnCluster { of: part.app_id.clone(), batch: part.batch.clone() });
     };
     for statement in &part.statements {
-        Box::pin(session.execute("a statement of the commit", statement)).await?;
+        Box::pin(session.execute_beside_others("a statement of the commit", statement, deadline)).await?;
     }
     Ok(())
 }

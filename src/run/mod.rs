@@ -185,7 +185,7 @@ async fn commit_intent(
     let mut commits = Vec::with_capacity(intent.tables.len());
     for part in &intent.tables {
         let table = tables.named(&part.table).unwrap_or_else(|| Table::at(&settings.silver, &part.table));
-        cluster::carry_out(part, &table, session).await?;
+        cluster::carry_out(part, &table, session, job.lease.commit_deadline).await?;
         let committed = table.commit(part, &job.table, job.lease.commit_deadline).await?;
         commits.push((part.clone(), committed));
     }

@@ -1,5 +1,7 @@
 //! A build without the feature `spark`: it knows the statements and has nothing to send them with.
 
+use std::time::Duration;
+
 use arrow::array::RecordBatch;
 
 use super::{Dialect, Patience};
@@ -34,6 +36,10 @@ impl Session {
     }
 
     pub async fn execute(&self, _: &'static str, _: &str) -> Result<(), ClientError> {
+        match *self {}
+    }
+
+    pub async fn execute_beside_others(&self, _: &'static str, _: &str, _: Duration) -> Result<(), ClientError> {
         match *self {}
     }
 

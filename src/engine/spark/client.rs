@@ -49,6 +49,8 @@ pub enum ClientError {
     Unreachable { remote: String, message: String },
     #[error("the server refused {what}: {message}")]
     Refused { what: &'static str, message: String },
+    #[error("another writer of the table was ahead of {what}, every time: {message}")]
+    Outrun { what: &'static str, message: String },
     #[error("the server lost {what} half-way ({message}); the next run settles whether it took effect")]
     Lost { what: &'static str, message: String },
     #[error("the server carried {what} out and has lost the answer")]
@@ -64,6 +66,7 @@ impl ClientError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Address { .. } | Self::Refused { .. } | Self::TimeZone { .. } => 2,
+            Self::Outrun { .. } => 4,
             Self::Silent { .. } | Self::Unreachable { .. } | Self::Lost { .. } | Self::Forgotten { .. } => 5,
             Self::Result { .. } => 70,
         }
@@ -72,6 +75,12 @@ impl ClientError {
     /// The server understood and would not.
     pub fn is_refusal(&self) -> bool {
         matches!(self, Self::Refused { .. })
+    }
+
+    fn refused(what: &'static str, message: String) -> Self {
+        // Delta's classes of error have it in their names (DELTA_CONCURRENT_APPEND, …), and so do Sail's texts.
+        let concurrent = message.to_ascii_lowercase().contains("concurrent");
+        if concurrent { Self::Outrun { what, message } } else { Self::Refused { what, message } }
     }
 }
 
@@ -172,6 +181,21 @@ impl Session {
         }
     }
 
+    /// Runs a statement that may be repeated: again as long as other writers are ahead of it and the deadline has not passed.
+    pub async fn execute_beside_others(&self, what: &'static str, statement: &str, deadline: Duration) -> Result<(), ClientError> {
+        let (started, mut pause) = (Instant::now(), PAUSE);
+        loop {
+            match self.execute(what, statement).await {
+                Err(ClientError::Outrun { message, .. }) if started.elapsed() < deadline => {
+                    tracing::debug!(what, message, "another writer was ahead; again");
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                }
+                ended => return ended,
+            }
+        }
+    }
+
     /// Runs a query for its rows.
     pub async fn query(&self, what: &'static str, query: &str) -> Result<Vec<RecordBatch>, ClientError> {
         tracing::debug!(what, query, "sent");
@@ -231,7 +255,7 @@ impl Session {
         let silence = self.patience.silence;
         let mut stream = match tokio::time::timeout(silence, self.client.execute_plan(operation.request().clone())).await {
             Ok(Ok(stream)) => Some(stream),
-            Ok(Err(error)) if !is_unreachable(&error) => return Err(ClientError::Refused { what, message: error.to_string() }),
+            Ok(Err(error)) if !is_unreachable(&error) => return Err(ClientError::refused(what, error.to_string())),
             Ok(Err(_)) | Err(_) => None,
         };
         let (mut failures, mut pause, mut batches, mut opened) = (0, PAUSE, Vec::new(), Instant::now());
@@ -258,7 +282,7 @@ impl Session {
                     }
                     Ok(Err(status)) if is_transient(&status) => status.to_string(),
                     Ok(Err(status)) => {
-                        return Err(ClientError::Refused { what, message: SparkError::from_grpc_status(status).to_string() });
+                        return Err(ClientError::refused(what, SparkError::from_grpc_status(status).to_string()));
                     }
                     Err(_) => format!("nothing came for {} s", silence.as_secs()),
                 },

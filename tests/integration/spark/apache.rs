@@ -162,6 +162,37 @@ fn killed_runs_change_nothing() {
     same(&[vec![here, there]], folder.path());
 }
 
+/// A run dies while the server works on the statements of its commit; the next one sends them beside those that go on.
+#[test]
+fn statements_that_outlive_their_run_hold_nobody_up() {
+    let server = SPARK.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let mut random = Random::new("statements that outlive their run");
+    for entity in TURNS {
+        let folder = tempfile::tempdir().unwrap();
+        let jobs = jobs_with(folder.path(), "lease: {duration: 1 s}");
+        grown(folder.path(), 40);
+        let (bronze, there, here) = (folder.path().join("bronze"), folder.path().join("there"), folder.path().join("here"));
+        let args = ["--entity", entity, "--country", "de", "--jobs", jobs.to_str().unwrap()];
+        let log = there.join(format!("_etl/ledger/{entity}/fleetdb_de/log"));
+        let mut command = etl(&["run", "--engine", "spark", "--remote", &server.address]);
+        command.arg("--bronze").arg(&bronze).arg("--silver").arg(&there).args(args);
+        let mut process = command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap();
+        while !is_intended(&log) {
+            assert!(process.try_wait().unwrap().is_none(), "the run ended before its intent");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        std::thread::sleep(Duration::from_millis(random.below(300) as u64));
+        process.kill().unwrap();
+        process.wait().unwrap();
+        // Nobody renews its leases any more.
+        std::thread::sleep(Duration::from_millis(1100));
+        let next = on(&server, &bronze, &there, &args);
+        assert_eq!(next.code, 0, "{entity}: {}", next.stderr);
+        assert_eq!(run(&bronze, &here, &args).code, 0);
+        same(&[vec![here, there]], folder.path());
+    }
+}
+
 /// Local engine → Spark's MERGE → local append or upsert, and compaction → Spark's OPTIMIZE → local engine.
 #[test]
 fn tables_pass_from_engine_to_engine() {

@@ -276,4 +276,10 @@ fn grown(folder: &Path, turn: usize) {
     copy_tree_as(&part, &folder.join("bronze"), &format!("t{turn}-"));
 }
 
+/// Whether a ledger's log has the statements of a batch.
+fn is_intended(log: &Path) -> bool {
+    let entries = std::fs::read_dir(log).into_iter().flatten().flatten();
+    entries.filter_map(|entry| std::fs::read_to_string(entry.path()).ok()).any(|entry| entry.contains("MERGE INTO"))
+}
+
 const TURNS: [&str; 2] = ["FaultData", "StatusData"];

@@ -91,16 +91,12 @@ fn staged_rows_of_an_open_intent_are_kept() {
     grown(folder.path(), 0);
     let (bronze, here, there) = (folder.path().join("bronze"), folder.path().join("here"), folder.path().join("there"));
     let log = there.join("_etl/ledger/FaultData/fleetdb_de/log");
-    let is_intended = move || {
-        let entries = std::fs::read_dir(&log).into_iter().flatten().flatten();
-        entries.filter_map(|entry| std::fs::read_to_string(entry.path()).ok()).any(|entry| entry.contains("MERGE INTO"))
-    };
-    let asked = is_intended.clone();
-    let (server, proxy) = behind(move |method| (method == "ExecutePlan" && asked()).then_some(Fault::Lost));
+    let asked = log.clone();
+    let (server, proxy) = behind(move |method| (method == "ExecutePlan" && is_intended(&asked)).then_some(Fault::Lost));
     let mut command = etl(&["run", "--engine", "spark", "--remote", &proxy.address]);
     command.arg("--bronze").arg(&bronze).arg("--silver").arg(&there).args(ARGS).args(["--jobs", jobs.to_str().unwrap()]);
     let mut process = command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap();
-    while !is_intended() {
+    while !is_intended(&log) {
         assert!(process.try_wait().unwrap().is_none(), "the run ended before its intent");
         std::thread::sleep(Duration::from_millis(5));
     }

@@ -199,31 +199,60 @@ struct Hit {
 /// What the table has under a batch's keys.
 #[derive(Debug, Default)]
 pub struct Found {
-    present: Present,
-    hits: HashMap<u32, Vec<Hit>>,
+    hits: Hits,
     marks: HashMap<u32, Ordering>,
+    files: Vec<String>,
+    vanished: Vec<RecordBatch>,
 }
+
+/// Rows of the table by the number of their key.
+#[derive(Debug, Default)]
+struct Hits {
+    /// By key; of one key in the order in which they were found.
+    all: Vec<Hit>,
+    /// For each key of the batch where its hits end.
+    ends: Vec<u32>,
+}
+
+impl Hits {
+    fn new(mut all: Vec<Hit>, keys: usize) -> Self {
+        all.sort_by_key(|hit| hit.key);
+        let (mut ends, mut end) = (Vec::with_capacity(keys), 0);
+        for key in 0..keys as u32 {
+            end += all[end..].iter().take_while(|hit| hit.key == key).count();
+            ends.push(end as u32);
+        }
+        Self { all, ends }
+    }
+
+    fn of(&self, key: u32) -> &[Hit] {
+        let end = |key: u32| self.ends.get(key as usize).map_or(self.all.len(), |end| *end as usize);
+        let start = key.checked_sub(1).map_or(0, end);
+        &self.all[start..end(key)]
+    }
+}
+
+/// What rows of the batch say, ascending by row.
+pub type Contents = Vec<(u32, u128)>;
 
 impl Found {
     /// Rows of the batch whose contents decide, in order.
     pub fn rows(&self, keys: &BatchKeys) -> Vec<u32> {
         let newer =
-            |key: &u32, hits: &[Hit]| matches!(hits, [only] if only.order.is_ge()) && self.marks.get(key).is_none_or(|mark| mark.is_ge());
-        let decided = self.hits.iter().filter(|(key, hits)| newer(key, hits));
-        let latest = decided.filter_map(|(key, _)| keys.latest.get_index(*key as usize)).map(|(_, latest)| latest);
-        let mut rows: Vec<u32> = latest.filter(|latest| !latest.deletes).map(|latest| latest.row).collect();
+            |key: u32| matches!(self.hits.of(key), [only] if only.order.is_ge()) && self.marks.get(&key).is_none_or(|mark| mark.is_ge());
+        let latest = keys.latest.values().zip(0..).filter(|(latest, key)| !latest.deletes && newer(*key));
+        let mut rows: Vec<u32> = latest.map(|(latest, _)| latest.row).collect();
         rows.sort_unstable();
         rows
     }
 
     /// Settles every key's fate. `contents`: of those rows.
-    pub fn settle(self, keys: &mut BatchKeys, contents: &HashMap<u32, u128>) -> Present {
-        for (key, latest) in keys.latest.values_mut().enumerate() {
-            let hits = self.hits.get(&(key as u32)).map(Vec::as_slice).unwrap_or_default();
-            latest.fate = fate(latest.deletes, hits, contents.get(&latest.row).copied(), self.marks.get(&(key as u32)).copied());
+    pub fn settle(self, keys: &mut BatchKeys, contents: &Contents) -> Present {
+        for (latest, key) in keys.latest.values_mut().zip(0..) {
+            let content = contents.binary_search_by_key(&latest.row, |(row, _)| *row).ok().map(|at| contents[at].1);
+            latest.fate = fate(latest.deletes, self.hits.of(key), content, self.marks.get(&key).copied());
         }
-        let place = |hits: Vec<Hit>| hits.iter().map(|hit| (hit.file, hit.row)).collect();
-        Present { places: self.hits.into_iter().map(|(key, hits)| (key, place(hits))).collect(), ..self.present }
+        Present { files: self.files, hits: self.hits, vanished: self.vanished }
     }
 }
 
@@ -231,7 +260,7 @@ impl Found {
 #[derive(Debug, Default)]
 pub struct Present {
     files: Vec<String>,
-    places: HashMap<u32, Vec<(u32, u32)>>,
+    hits: Hits,
     /// Rows that the batch says nothing about, if it was asked, as a staged list has them.
     pub vanished: Vec<RecordBatch>,
 }
@@ -239,8 +268,7 @@ pub struct Present {
 impl Present {
     /// Where the rows of a key are.
     pub fn places(&self, key: u32) -> impl Iterator<Item = (&str, u32)> {
-        let places = self.places.get(&key).map(Vec::as_slice).unwrap_or_default();
-        places.iter().filter_map(|(file, row)| Some((self.files.get(*file as usize)?.as_str(), *row)))
+        self.hits.of(key).iter().filter_map(|hit| Some((self.files.get(hit.file as usize)?.as_str(), hit.row)))
     }
 }
 
@@ -272,7 +300,7 @@ pub async fn find(keys: BatchKeys, against: &Against<'_>) -> Result<(BatchKeys, 
     let files = against.table.live_files(of_database(against.database)).await?;
     let whole = matches!(against.extent, Extent::Database);
     let candidates: Vec<LiveFile> = files.into_iter().filter(|file| whole || may_hold(file, &keys.ranges)).collect();
-    let mut present = Present { files: candidates.iter().map(|file| file.path.clone()).collect(), ..Present::default() };
+    let paths = candidates.iter().map(|file| file.path.clone()).collect();
     // Each is spawned when its turn comes, so that at most `threads` are open.
     let tasks = candidates.into_iter().zip(0..).map(|(file, number)| {
         let (table, columns, keys, reread) = (against.table.clone(), against.columns.clone(), keys.clone(), against.reread.clone());
@@ -280,11 +308,11 @@ pub async fn find(keys: BatchKeys, against: &Against<'_>) -> Result<(BatchKeys, 
         let task = tokio::spawn(async move { examine(&table, &file, number, &columns, &keys, whole, &reread).await });
         async move { task.await.unwrap_or_else(|error| Err(SilverError::Task { table: name, message: error.to_string() })) }
     });
-    let mut hits: Vec<Hit> = Vec::new();
+    let (mut hits, mut gone) = (Vec::new(), Vec::new());
     let mut examined = futures::stream::iter(tasks).buffered(against.threads.max(1));
     while let Some((found, vanished)) = examined.try_next().await? {
         hits.extend(found);
-        present.vanished.extend(vanished);
+        gone.extend(vanished);
     }
     drop(examined);
     let marks = match against.marks {
@@ -293,11 +321,8 @@ pub async fn find(keys: BatchKeys, against: &Against<'_>) -> Result<(BatchKeys, 
     };
     let keys = Arc::try_unwrap(keys)
         .map_err(|_| SilverError::Task { table: against.table.name.clone(), message: "a reader of keys outlived its batch".to_owned() })?;
-    let mut by_key: HashMap<u32, Vec<Hit>> = HashMap::new();
-    for hit in hits {
-        by_key.entry(hit.key).or_default().push(hit);
-    }
-    Ok((keys, Found { present, hits: by_key, marks }))
+    let hits = Hits::new(hits, keys.len());
+    Ok((keys, Found { hits, marks, files: paths, vanished: gone }))
 }
 
 /// The rules; `mark` is how the record stands to the newest mark of its key.

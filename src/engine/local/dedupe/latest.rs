@@ -1,6 +1,5 @@
 //! The latest record of a key is its row; deletes leave none.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, Date32Array, RecordBatch, StringArray, TimestampMicrosecondArray, UInt32Array};
@@ -19,7 +18,7 @@ use crate::plan::{BatchPlan, ORDER, SilverColumns, marks_schema, order};
 use crate::silver::SilverError;
 use crate::silver::keys::{Reread, SOURCE, contents_at};
 use crate::silver::replace::replaced_rows;
-use crate::silver::upsert::{Against, Arrivals, BatchKeys, DELETED, Extent, Fate, Present, UNCHANGED, find, keys_at};
+use crate::silver::upsert::{Against, Arrivals, BatchKeys, Contents, DELETED, Extent, Fate, Present, UNCHANGED, find, keys_at};
 use crate::silver::write::Complete;
 
 pub struct Latest {
@@ -96,8 +95,8 @@ impl Latest {
     }
 
     /// What some of the batch's rows, given in order, say.
-    fn contents(&mut self, wanted: &[u32]) -> Result<HashMap<u32, u128>, StageError> {
-        let (mut contents, mut wanted, mut first) = (HashMap::with_capacity(wanted.len()), wanted.iter().copied().peekable(), 0);
+    fn contents(&mut self, wanted: &[u32]) -> Result<Contents, StageError> {
+        let (mut contents, mut wanted, mut first) = (Contents::with_capacity(wanted.len()), wanted.iter().copied().peekable(), 0);
         if wanted.peek().is_none() {
             return Ok(contents);
         }

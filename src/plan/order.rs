@@ -111,12 +111,14 @@ pub fn date_text(days: i32) -> String {
     format!("{year:04}-{month:02}-{day:02}")
 }
 
-/// Orders as a column.
-pub fn orders(prefixes: &[String], tail: &str, offsets: impl Iterator<Item = u64>) -> StringArray {
-    let each = tail.len() + SEPARATOR.len_utf8() + OFFSET_DIGITS;
+/// Orders as a column, of records with these tails.
+pub fn orders<'t>(prefixes: &[String], tails: impl Iterator<Item = &'t str>, offsets: impl Iterator<Item = u64>) -> StringArray {
+    let mut tails = tails.peekable();
+    // Tails of neighbours are about as long.
+    let each = tails.peek().map_or(0, |tail| tail.len()) + SEPARATOR.len_utf8() + OFFSET_DIGITS;
     let mut texts = StringBuilder::with_capacity(prefixes.len(), prefixes.iter().map(|prefix| prefix.len() + each).sum());
     let mut text = String::new();
-    for (prefix, offset) in prefixes.iter().zip(offsets) {
+    for ((prefix, tail), offset) in prefixes.iter().zip(tails).zip(offsets) {
         text.clear();
         text.push_str(prefix);
         text.push_str(tail);
@@ -148,7 +150,7 @@ mod tests {
     fn a_column_of_orders_is_what_each_of_them_is() {
         let offsets = [0, 7, 10, 1_234_567_890, u64::MAX];
         let prefixes: Vec<String> = ["", "2024\u{1f}", "é\u{1f}", "", "x\u{1f}"].map(str::to_owned).to_vec();
-        let column = orders(&prefixes, "1\u{1f}file", offsets.into_iter());
+        let column = orders(&prefixes, std::iter::repeat("1\u{1f}file"), offsets.into_iter());
         for (row, (prefix, offset)) in prefixes.iter().zip(offsets).enumerate() {
             assert_eq!(column.value(row), order_text(prefix, "1\u{1f}file", offset));
         }

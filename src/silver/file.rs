@@ -14,7 +14,7 @@ use arrow::row::{RowConverter, Rows, SortField};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
-use futures::{FutureExt, StreamExt, TryStreamExt};
+use futures::{FutureExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 use parquet::arrow::ProjectionMask;
@@ -22,11 +22,10 @@ use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, Parq
 use parquet::arrow::async_reader::{AsyncFileReader, ParquetRecordBatchStreamBuilder};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
-use tokio::sync::mpsc;
-use tokio::task::JoinSet;
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::{LiveFile, SilverError, Table};
+use crate::store::ahead;
 
 /// Rows decoded at a time.
 const READ_ROWS: usize = 16 * 1024;
@@ -131,7 +130,9 @@ impl DataFile {
             let conformed = conform(&batch, &fields).map_err(|source| SilverError::Arrow { table: table.clone(), source });
             futures::future::ready(conformed)
         });
-        Ok(ahead(conformed.boxed(), self.table.name.clone()))
+        // Decoded while whoever asked for them works on those before.
+        let name = self.table.name.clone();
+        Ok(ahead(conformed, 1, move |error| SilverError::Task { table: name.clone(), message: error.to_string() }))
     }
 
     /// The positions at which the file has one of the wanted keys, in order, with what the key maps to.
@@ -148,35 +149,6 @@ impl DataFile {
         }
         Ok(found)
     }
-}
-
-/// The same batches, decoded by a task of its own while whoever asked for them works on those before.
-fn ahead(
-    mut batches: BoxStream<'static, Result<RecordBatch, SilverError>>,
-    table: String,
-) -> BoxStream<'static, Result<RecordBatch, SilverError>> {
-    let (send, decoded) = mpsc::channel(1);
-    // It ends with the stream.
-    let mut task = JoinSet::new();
-    task.spawn(async move {
-        while let Some(batch) = batches.next().await {
-            if send.send(batch).await.is_err() {
-                return;
-            }
-        }
-    });
-    let next = |(mut decoded, mut task, table): (mpsc::Receiver<_>, JoinSet<()>, String)| async move {
-        let next = match decoded.recv().await {
-            Some(batch) => batch,
-            // Rows that a task which failed did not come to are not left out.
-            None => match task.join_next().await {
-                Some(Err(error)) => Err(SilverError::Task { table: table.clone(), message: error.to_string() }),
-                Some(Ok(())) | None => return None,
-            },
-        };
-        Some((next, (decoded, task, table)))
-    };
-    futures::stream::unfold((decoded, task, table), next).boxed()
 }
 
 /// All rows of a small file, fetched in one request.

@@ -260,13 +260,20 @@ impl TableWriter {
 enum Key<'r> {
     Date(&'r arrow::array::Date32Array),
     Text(&'r arrow::array::StringArray),
-    Coded(&'r arrow::array::Int32Array, &'r ArrayRef),
+    /// Codes, the texts that they stand for, and for each code the first one of the same text: dictionaries that were put together
+    /// have texts twice.
+    Coded(&'r arrow::array::Int32Array, &'r ArrayRef, Vec<i32>),
 }
 
 impl<'r> Key<'r> {
     fn of(column: &'r ArrayRef) -> Self {
         match (column.as_any_dictionary_opt(), column.data_type()) {
-            (Some(coded), _) => Key::Coded(coded.keys().as_primitive::<Int32Type>(), coded.values()),
+            (Some(coded), _) => {
+                let mut first: HashMap<&str, i32> = HashMap::new();
+                let texts = coded.values().as_string::<i32>().iter().zip(0..);
+                let firsts = texts.map(|(text, code)| text.map_or(code, |text| *first.entry(text).or_insert(code))).collect();
+                Key::Coded(coded.keys().as_primitive::<Int32Type>(), coded.values(), firsts)
+            }
             (None, DataType::Date32) => Key::Date(column.as_primitive::<Date32Type>()),
             (None, _) => Key::Text(column.as_string::<i32>()),
         }
@@ -276,7 +283,7 @@ impl<'r> Key<'r> {
     fn code(&self, row: usize, texts: &mut HashMap<&'r str, i64>) -> i64 {
         match self {
             Key::Date(days) if days.is_valid(row) => days.value(row).into(),
-            Key::Coded(codes, _) if codes.is_valid(row) => codes.value(row).into(),
+            Key::Coded(codes, _, firsts) if codes.is_valid(row) => firsts[codes.value(row) as usize].into(),
             Key::Text(values) if values.is_valid(row) => {
                 let next = texts.len() as i64;
                 *texts.entry(values.value(row)).or_insert(next)
@@ -289,7 +296,7 @@ impl<'r> Key<'r> {
         match self {
             Key::Date(days) => days.is_valid(row).then(|| PartitionValue::Date(days.value(row))),
             Key::Text(texts) => texts.is_valid(row).then(|| PartitionValue::Text(texts.value(row).to_owned())),
-            Key::Coded(codes, values) => {
+            Key::Coded(codes, values, _) => {
                 let text = |code: i32| PartitionValue::Text(values.as_string::<i32>().value(code as usize).to_owned());
                 codes.is_valid(row).then(|| text(codes.value(row)))
             }

@@ -4,6 +4,7 @@
 //! retries, credentials, throttling and counting have one place: [`wire`]. Local disk and S3 (and servers that speak it) are
 //! supported; other schemes are refused by name.
 
+mod ahead;
 pub mod credentials;
 pub mod fault;
 mod list;
@@ -27,6 +28,7 @@ use object_store::prefix::PrefixStore;
 use object_store::{GetOptions, GetRange, GetResultPayload, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 use url::Url;
 
+pub use ahead::ahead;
 pub use options::StoreOptions;
 pub use reader::SourceFailed;
 pub use wire::Requests;

@@ -30,7 +30,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use crate::domain::{BronzeObject, Layout};
 use crate::plan::BatchPlan;
 use crate::silver::SilverError;
-use crate::store::{SourceFailed, Store, StoreError};
+use crate::store::{SourceFailed, Store, StoreError, ahead};
 
 use decode::Origin;
 use dedupe::Dedupe;
@@ -54,6 +54,8 @@ const FILES_AHEAD: usize = 8;
 /// Small objects that are read together: how many, and their stored bytes.
 const TOGETHER: usize = 8;
 const TOGETHER_BYTES: u64 = 512 << 10;
+/// Pieces of them that are sent at once: a chunk and an end for each.
+const SENT_TOGETHER: usize = 2 * TOGETHER;
 const READ_AHEAD_BYTES: u64 = 64 << 20;
 
 #[derive(Debug, thiserror::Error)]
@@ -172,9 +174,11 @@ fn read_ahead(engine: &Engine, plan: &Arc<BatchPlan>) -> Peekable<BoxStream<'sta
     let (chunk, threads, program) = (engine.chunk, engine.threads.max(1), Arc::new(Program::new(plan)));
     let (framing, decoding) = (plan.clone(), program.clone());
     let counts: Vec<usize> = together(plan.objects.iter().map(|object| object.size));
-    let opened = in_groups(open_ahead(engine, plan.objects.clone()), counts);
+    let groups = in_groups(open_ahead(engine, plan.objects.clone()), counts).map(Ok);
+    let opened = ahead(groups, threads, |error| StageError::Task { file: "objects to come".to_owned(), message: error.to_string() });
     let readers = opened.map(move |group| {
-        let (sender, receiver) = mpsc::channel(CHUNKS_AHEAD * group.len());
+        let group = group.unwrap_or_else(|error| vec![Err(error)]);
+        let (sender, receiver) = mpsc::channel(CHUNKS_AHEAD);
         let (plan, program) = (framing.clone(), (group.len() > 1).then(|| decoding.clone()));
         async move {
             // Started here, drained in order below.
@@ -183,7 +187,8 @@ fn read_ahead(engine: &Engine, plan: &Arc<BatchPlan>) -> Peekable<BoxStream<'sta
         }
     });
     let framed = readers.buffered(threads).flat_map(|receiver| {
-        futures::stream::unfold(receiver, |mut receiver| async move { receiver.recv().await.map(|piece| (piece, receiver)) })
+        let sent = futures::stream::unfold(receiver, |mut receiver| async move { receiver.recv().await.map(|pieces| (pieces, receiver)) });
+        sent.flat_map(futures::stream::iter)
     });
     let plan = plan.clone();
     let pieces = framed.map(move |piece| to_rows(piece, plan.clone(), program.clone())).buffered(threads * CHUNKS_A_THREAD);
@@ -246,36 +251,44 @@ fn in_groups(opened: impl futures::Stream<Item = Opened>, counts: Vec<usize>) ->
     })
 }
 
-/// Where there is a `program`, what is framed is decoded at once, on the same thread.
+/// Where there is a `program`, what is framed is decoded at once, on the same thread, and sent once there is [`SENT_TOGETHER`] of it:
+/// whoever waits for pieces of small objects is not to be woken for each.
 async fn read_objects(
     group: Vec<Opened>,
     plan: Arc<BatchPlan>,
     program: Option<Arc<Program>>,
     chunk: usize,
-    sender: mpsc::Sender<Result<Ahead, StageError>>,
+    sender: mpsc::Sender<Vec<Result<Ahead, StageError>>>,
 ) {
     let first = group.iter().flatten().next().map(|(object, ..)| object.key.clone()).unwrap_or_default();
     let blocking = sender.clone();
     let read = tokio::task::spawn_blocking(move || {
-        let send = |piece: Framed| {
-            let ahead = match (piece, &program) {
-                (Piece::Chunk((frames, origin)), Some(program)) => {
-                    Ahead::Read(Piece::Chunk(Box::new(transform(frames, &origin, &plan, program)?)))
-                }
-                (piece, _) => Ahead::Framed(piece),
-            };
-            Ok(blocking.blocking_send(Ok(ahead)).is_ok())
-        };
+        let mut waiting = Vec::new();
         for opened in group {
-            let framed = opened.and_then(|(object, reader, _held)| frame_object(reader, &object, &plan, chunk, send));
-            if let Err(error) = framed {
-                let _ = blocking.blocking_send(Err(error));
+            if blocking.is_closed() {
                 return;
             }
+            let framed = opened.and_then(|(object, reader, _held)| {
+                frame_object(reader, &object, &plan, chunk, |piece: Framed| {
+                    let Some(program) = &program else { return Ok(blocking.blocking_send(vec![Ok(Ahead::Framed(piece))]).is_ok()) };
+                    waiting.push(Ok(match piece {
+                        Piece::Chunk((frames, origin)) => Ahead::Read(Piece::Chunk(Box::new(transform(frames, &origin, &plan, program)?))),
+                        end @ Piece::End { .. } => Ahead::Framed(end),
+                    }));
+                    Ok(waiting.len() < SENT_TOGETHER || blocking.blocking_send(std::mem::take(&mut waiting)).is_ok())
+                })
+            });
+            if let Err(error) = framed {
+                waiting.push(Err(error));
+                break;
+            }
+        }
+        if !waiting.is_empty() {
+            let _ = blocking.blocking_send(waiting);
         }
     });
     if let Err(error) = read.await {
-        let _ = sender.send(Err(StageError::Task { file: first, message: error.to_string() })).await;
+        let _ = sender.send(vec![Err(StageError::Task { file: first, message: error.to_string() })]).await;
     }
 }
 
@@ -285,7 +298,7 @@ fn frame_object(
     object: &BronzeObject,
     plan: &BatchPlan,
     chunk: usize,
-    send: impl Fn(Framed) -> Result<bool, StageError>,
+    mut send: impl FnMut(Framed) -> Result<bool, StageError>,
 ) -> Result<(), StageError> {
     let limits = &plan.of.job.limits;
     let failed = |file: &str| {

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, Date32Array, RecordBatch, StringArray, TimestampMicrosecondArray, UInt32Array};
-use arrow::compute::take_record_batch;
-use arrow::datatypes::{Int64Type, Schema};
+use arrow::compute::{concat_batches, take_record_batch};
+use arrow::datatypes::{DataType, Field, Int64Type, Schema, UInt32Type};
 use arrow::error::ArrowError;
 
 use super::super::enrich::Enriched;
@@ -27,32 +27,81 @@ pub struct Latest {
     threads: usize,
     keys: BatchKeys,
     spool: Spool,
-    /// For each chunk that was put aside, what its records' orders have in common.
-    tails: Vec<Arc<str>>,
+    /// Chunks on their way into the spool: one of few rows comes apart into parts of next to none for each partition.
+    waiting: Vec<RecordBatch>,
+    /// Bytes that may still wait.
+    room: u64,
+    /// What orders of records have in common, by the numbers that rows in the spool bear in their last column.
+    tails: Arc<Vec<String>>,
 }
+
+/// Rows that are put aside together, if they take no more memory than the spool may.
+const TOGETHER: usize = 32 << 10;
+/// The column of rows' tails.
+const TAIL: &str = "tail";
 
 impl Latest {
     pub fn new(engine: &Engine, plan: &Arc<BatchPlan>, tables: &Tables) -> Self {
-        let spool = Spool::new(&engine.spill, plan.of.job.limits.spool);
-        Self { plan: plan.clone(), tables: tables.clone(), threads: engine.threads, keys: BatchKeys::default(), spool, tails: Vec::new() }
+        let limit = plan.of.job.limits.spool;
+        let (spool, room) = (Spool::new(&engine.spill, limit), limit);
+        Self {
+            plan: plan.clone(),
+            tables: tables.clone(),
+            threads: engine.threads,
+            keys: BatchKeys::default(),
+            spool,
+            waiting: Vec::new(),
+            room,
+            tails: Arc::default(),
+        }
     }
 
     pub fn put_aside(&mut self, chunk: Enriched) -> Result<Unique, StageError> {
         let Enriched { origin, rows, hashes, ranges, prefixes, deletes, places, base, rejects, read, .. } = chunk;
-        let tail: Arc<str> = order::tail(&origin.object, &origin.file).into();
+        let tail = order::tail(&origin.object, &origin.file);
         let offsets = places.iter().map(|place| base + u64::from(place.start)).collect();
         self.keys.add(Arrivals { keys: &hashes.keys, ranges, tail: &tail, prefixes, offsets, deletes });
         let records = Records { read, quarantined: rejects.len() as u64, ..Records::default() };
         let nothing = rows.slice(0, 0);
         if rows.num_rows() > 0 {
-            self.spool.push(rows)?;
-            self.tails.push(tail);
+            if self.tails.last() != Some(&tail) {
+                Arc::make_mut(&mut self.tails).push(tail);
+            }
+            self.waiting.push(self.numbered(&rows).map_err(|source| self.failed(source))?);
+            self.room = self.room.saturating_sub(rows.get_array_memory_size() as u64);
+            if self.room == 0 || self.waiting.iter().map(RecordBatch::num_rows).sum::<usize>() >= TOGETHER {
+                self.flush()?;
+            }
         }
         Ok(Unique { origin, rows: nothing, rejects, records })
     }
 
+    /// The rows with the number of their tail, which is the newest one.
+    fn numbered(&self, rows: &RecordBatch) -> Result<RecordBatch, ArrowError> {
+        let fields =
+            rows.schema().fields().iter().cloned().chain([Arc::new(Field::new(TAIL, DataType::UInt32, false))]).collect::<Vec<_>>();
+        let number = UInt32Array::from_value(self.tails.len() as u32 - 1, rows.num_rows());
+        RecordBatch::try_new(Arc::new(Schema::new(fields)), rows.columns().iter().cloned().chain([Arc::new(number) as ArrayRef]).collect())
+    }
+
+    fn flush(&mut self) -> Result<(), StageError> {
+        let rows = match &self.waiting[..] {
+            [] => return Ok(()),
+            [only] => only.clone(),
+            [first, ..] => concat_batches(first.schema_ref(), &self.waiting).map_err(|source| self.failed(source))?,
+        };
+        self.waiting.clear();
+        self.room = self.plan.of.job.limits.spool;
+        Ok(self.spool.push(rows)?)
+    }
+
+    fn failed(&self, source: ArrowError) -> StageError {
+        StageError::Silver(SilverError::Arrow { table: self.tables.silver.name.clone(), source })
+    }
+
     /// Settles every key on the newest snapshot and writes what changes; may be asked again when the snapshot is another one.
     pub async fn finish(&mut self, writer: &mut Writer<'_>, reread: Arc<Reread>) -> Result<(Records, Vec<RecordBatch>), StageError> {
+        self.flush()?;
         let present = self.settle_fates(reread).await?;
         let mut counts = Records { duplicate: self.keys.superseded(), removed: vanished(&present), ..Records::default() };
         for fate in self.keys.fates() {
@@ -118,9 +167,13 @@ impl Latest {
     async fn write(&mut self, present: &Present, writer: &mut Writer<'_>) -> Result<Vec<RecordBatch>, StageError> {
         let arrow = |source| StageError::Silver(SilverError::Arrow { table: self.tables.silver.name.clone(), source });
         let columns = &self.plan.of.columns;
+        let complete: Complete = {
+            let (tails, columns) = (self.tails.clone(), columns.clone());
+            Arc::new(move |rows| with_orders(&rows, &tails, &columns))
+        };
         let mut replaced = present.vanished.clone();
         let mut first = 0;
-        for (rows, tail) in self.spool.read()?.zip(&self.tails) {
+        for rows in self.spool.read()? {
             let rows = rows?;
             let mut sorted = Sorted::default();
             for at in 0..rows.num_rows() as u32 {
@@ -130,12 +183,10 @@ impl Latest {
             }
             first += rows.num_rows() as u32;
             if !sorted.write.is_empty() {
-                let (tail, columns) = (tail.clone(), columns.clone());
-                let complete: Complete = Arc::new(move |rows| with_orders(rows, &tail, &columns));
                 writer.silver(&rows, sorted.write, &complete).await?;
             }
             if !sorted.marks.is_empty() && self.tables.marks.is_some() {
-                writer.marks(&marks(&rows, &sorted.marks, tail, &self.plan).map_err(arrow)?).await?;
+                writer.marks(&marks(&rows, &sorted.marks, &self.tails, &self.plan).map_err(arrow)?).await?;
             }
             if !sorted.replaced.is_empty() {
                 let at: Vec<u32> = sorted.replaced.iter().map(|(at, _, _)| *at).collect();
@@ -173,34 +224,38 @@ impl<'p> Sorted<'p> {
     }
 }
 
-/// The rows with the order of each, where the table keeps it.
-fn with_orders(rows: RecordBatch, tail: &str, columns: &SilverColumns) -> Result<RecordBatch, ArrowError> {
-    let Some((_, order)) = columns.schema.column_with_name(ORDER) else { return Ok(rows) };
-    let mut fields = rows.schema().fields().to_vec();
-    let mut arrays = rows.columns().to_vec();
-    fields.push(Arc::new(order.clone()));
-    arrays.push(Arc::new(orders(&rows, tail, columns)));
+/// The rows with the order of each, where the table keeps it, instead of the number of its tail.
+fn with_orders(rows: &RecordBatch, tails: &[String], columns: &SilverColumns) -> Result<RecordBatch, ArrowError> {
+    let (mut fields, mut arrays) = (rows.schema().fields().to_vec(), rows.columns().to_vec());
+    fields.pop();
+    arrays.pop();
+    if let Some((_, order)) = columns.schema.column_with_name(ORDER) {
+        fields.push(Arc::new(order.clone()));
+        arrays.push(Arc::new(orders(rows, tails, columns)));
+    }
     RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays)
 }
 
-fn orders(rows: &RecordBatch, tail: &str, columns: &SilverColumns) -> StringArray {
+fn orders(rows: &RecordBatch, tails: &[String], columns: &SilverColumns) -> StringArray {
     let named = |at: &usize| rows.column_by_name(columns.schema.field(*at).name()).cloned();
     let order_by: Vec<ArrayRef> = columns.order_by.iter().filter_map(named).collect();
     let offsets = rows.column_by_name(SOURCE[1]).map(|offsets| offsets.as_primitive::<Int64Type>().values().clone());
     let offsets = offsets.iter().flatten().map(|offset| offset.cast_unsigned());
-    order::orders(&order::prefixes(&order_by, rows.num_rows()), tail, offsets)
+    let numbers = rows.columns().last().and_then(|numbers| numbers.as_primitive_opt::<UInt32Type>());
+    let tails = numbers.into_iter().flat_map(UInt32Array::values).map(|number| tails.get(*number as usize).map_or("", |tail| tail));
+    order::orders(&order::prefixes(&order_by, rows.num_rows()), tails, offsets)
 }
 
 fn vanished(present: &Present) -> u64 {
     present.vanished.iter().map(|rows| rows.num_rows() as u64).sum()
 }
 
-fn marks(rows: &RecordBatch, marked: &[(u32, &'static str)], tail: &str, plan: &BatchPlan) -> Result<RecordBatch, ArrowError> {
+fn marks(rows: &RecordBatch, marked: &[(u32, &'static str)], tails: &[String], plan: &BatchPlan) -> Result<RecordBatch, ArrowError> {
     let columns = &plan.of.columns;
     let at: Vec<u32> = marked.iter().map(|(at, _)| *at).collect();
     let texts = |text: &str| Arc::new(StringArray::from_iter_values(marked.iter().map(|_| text))) as ArrayRef;
     let rows = &take_record_batch(rows, &UInt32Array::from(at))?;
-    let orders = orders(rows, tail, columns);
+    let orders = orders(rows, tails, columns);
     let mut arrays = rows.project(&columns.key)?.columns().to_vec();
     arrays.extend([
         texts(&plan.of.source.database),

@@ -37,6 +37,8 @@ const WRITE_BATCH_ROWS: usize = 8192;
 /// Small runs of rows are put together before they are encoded.
 const BUFFER_ROWS: usize = 8192;
 const BUFFER_BYTES: usize = 8 << 20;
+/// Rows that are told apart by partition at once.
+const TOGETHER_ROWS: usize = 16 << 10;
 /// Files that are closed at the same time: on a bucket each takes round trips, and memory for what is uploaded.
 const CLOSED_AT_ONCE: usize = 16;
 /// Rows that are worth a call of the encoder.
@@ -66,6 +68,9 @@ pub struct TableWriter {
     choices: Arc<OnceLock<Vec<Choice>>>,
     clock: u64,
     adds: Vec<Add>,
+    /// Rows that are not yet told apart by partition, and how many and how large they are.
+    waiting: Vec<RecordBatch>,
+    wait: (usize, usize),
 }
 
 /// The task that writes one partition.
@@ -112,12 +117,31 @@ impl TableWriter {
             choices: Arc::default(),
             clock: 0,
             adds: Vec::new(),
+            waiting: Vec::new(),
+            wait: (0, 0),
         }
     }
 
     /// Writes all rows. Texts may come as dictionaries.
     pub async fn write(&mut self, rows: &RecordBatch) -> Result<(), SilverError> {
-        self.write_some(rows, 0..rows.num_rows() as u32, None).await
+        self.waiting.push(rows.clone());
+        let (count, bytes) = &mut self.wait;
+        *count += rows.num_rows();
+        *bytes += rows.get_array_memory_size();
+        if *count >= TOGETHER_ROWS || *bytes >= buffer(&self.settings) { self.flush().await } else { Ok(()) }
+    }
+
+    /// Rows come apart by partition in as large a piece as may be: few of them make parts of next to none.
+    async fn flush(&mut self) -> Result<(), SilverError> {
+        self.wait = (0, 0);
+        let waiting = std::mem::take(&mut self.waiting);
+        let rows = match &waiting[..] {
+            [] => return Ok(()),
+            [only] => only.clone(),
+            [first, ..] => concat_batches(first.schema_ref(), &waiting)
+                .map_err(|source| SilverError::Arrow { table: self.table.name.clone(), source })?,
+        };
+        self.write_some(&rows, 0..rows.num_rows() as u32, None).await
     }
 
     /// Writes the rows at these positions, each once it is complete.
@@ -225,10 +249,11 @@ impl TableWriter {
 
     /// Every file written, in order of their paths' partitions.
     pub async fn close(mut self) -> Result<Vec<Add>, SilverError> {
+        let flushed = self.flush().await;
         let mut open: Vec<(Partition, OpenFile)> = std::mem::take(&mut self.open).into_iter().collect();
         open.sort_by_cached_key(|(partition, _)| format!("{partition:?}"));
         let ended = futures::future::join_all(open.into_iter().map(|(_, file)| self.end(file))).await;
-        let mut failed = None;
+        let mut failed = flushed.err();
         for adds in ended {
             match adds {
                 Ok(adds) => self.adds.extend(adds),
@@ -304,6 +329,11 @@ impl<'r> Key<'r> {
     }
 }
 
+/// Bytes of rows that wait before they are worked on: no more than a row group may hold.
+fn buffer(settings: &job::Table) -> usize {
+    usize::try_from(settings.row_group).map_or(BUFFER_BYTES, |bytes| bytes.min(BUFFER_BYTES))
+}
+
 /// The rows of one partition on their way into its files.
 struct Buffered {
     table: Table,
@@ -360,9 +390,7 @@ impl Buffered {
         self.rows += rows.num_rows();
         self.bytes += rows.get_array_memory_size();
         self.parts.push(rows);
-        // No more waits than a row group may hold.
-        let most = usize::try_from(self.settings.row_group).map_or(BUFFER_BYTES, |bytes| bytes.min(BUFFER_BYTES));
-        if self.rows >= BUFFER_ROWS || self.bytes >= most { self.flush().await } else { Ok(()) }
+        if self.rows >= BUFFER_ROWS || self.bytes >= buffer(&self.settings) { self.flush().await } else { Ok(()) }
     }
 
     async fn flush(&mut self) -> Result<(), SilverError> {
@@ -465,5 +493,23 @@ pub async fn remove_staged(table: &Table, adds: &[Add]) {
         if let Err(error) = table.store.delete(&add.path).await {
             tracing::warn!(table = %table.name, path = add.path, %error, "a staged file could not be removed; vacuum removes it");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{DictionaryArray, Int32Array, StringArray};
+
+    use super::*;
+
+    #[test]
+    fn equal_texts_of_a_dictionary_are_one_partition() {
+        let codes = Int32Array::from(vec![Some(0), Some(2), None, Some(1), Some(2)]);
+        let texts = StringArray::from(vec!["de", "fr", "de"]);
+        let column: ArrayRef = Arc::new(DictionaryArray::new(codes, Arc::new(texts)));
+        let (key, mut seen) = (Key::of(&column), HashMap::new());
+        let codes: Vec<i64> = (0..5).map(|row| key.code(row, &mut seen)).collect();
+        assert_eq!(codes, [0, 0, i64::MIN, 1, 0]);
+        assert_eq!(key.value(1), Some(PartitionValue::Text("de".to_owned())));
     }
 }

@@ -157,6 +157,8 @@ pub struct Store {
     prefix: Path,
     url: Url,
     bucket: Option<Arc<Bucket>>,
+    /// Local disk itself, with nothing around it.
+    disk: Option<Arc<LocalFileSystem>>,
 }
 
 /// Whether the answer to a create is checked. Switched off only to show that the tests would notice.
@@ -188,7 +190,8 @@ impl Store {
             return Err(bad("a folder with % in its name cannot be a root; Delta readers would decode it"));
         }
         let url = Url::from_directory_path(&path).map_err(|()| bad("it is not absolute"))?;
-        Self::over(Arc::new(LocalFileSystem::new()), url)
+        let disk = Arc::new(LocalFileSystem::new());
+        Ok(Self { disk: Some(disk.clone()), ..Self::over(disk, url)? })
     }
 
     async fn open_s3(url: &Url, options: &StoreOptions) -> Result<Self, StoreError> {
@@ -216,7 +219,7 @@ impl Store {
     pub fn over(root: Arc<dyn ObjectStore>, url: Url) -> Result<Self, StoreError> {
         let prefix =
             Path::from_url_path(url.path()).map_err(|error| StoreError::Address { address: url.to_string(), reason: error.to_string() })?;
-        Ok(Self { root, prefix, url, bucket: None })
+        Ok(Self { root, prefix, url, bucket: None, disk: None })
     }
 
     pub fn url(&self) -> &Url {
@@ -255,7 +258,7 @@ impl Store {
             segments.pop_if_empty().extend(name.split('/')).push("");
         }
         let prefix = name.split('/').fold(self.prefix.clone(), deltalake::Path::join);
-        Self { root: self.root.clone(), prefix, url, bucket: self.bucket.clone() }
+        Self { root: self.root.clone(), prefix, url, bucket: self.bucket.clone(), disk: self.disk.clone() }
     }
 
     fn locate(&self, path: &str) -> Path {
@@ -403,6 +406,10 @@ impl Store {
                 Err(error) => Err(told(error)),
             };
         }
+        if let Some(file) = self.disk.as_ref().and_then(|disk| disk.path_to_filesystem(&location).ok()) {
+            let (this, path, listed) = (self.clone(), path.to_owned(), version.to_owned());
+            return Ok(Box::new(LocalReader::Closed(Box::new(move || this.open_file(&file, &path, &listed)))));
+        }
         let found = self.root.get_opts(&location, GetOptions::default()).await.map_err(self.access(Action::Read, path))?;
         let now = self.version_of(&found.meta);
         if now != version {
@@ -410,11 +417,31 @@ impl Store {
         }
         let (this, path, listed) = (self.clone(), path.to_owned(), version.to_owned());
         Ok(match found.payload {
-            GetResultPayload::File(file, _) => Box::new(LocalReader(file)),
+            GetResultPayload::File(file, _) => Box::new(LocalReader::Open(file)),
             GetResultPayload::Stream(stream) => {
                 Box::new(Download::start(stream, Box::new(move |error| this.cannot_read(&path, &listed, error))))
             }
         })
+    }
+
+    /// On the thread that will read it: handing it to another one takes longer than opening it.
+    fn open_file(&self, file: &std::path::Path, path: &str, listed: &str) -> Result<std::fs::File, StoreError> {
+        let failed = |source: std::io::Error| {
+            let is_gone = source.kind() == std::io::ErrorKind::NotFound;
+            let source = Box::new(source);
+            let error = if is_gone {
+                object_store::Error::NotFound { path: path.to_owned(), source }
+            } else {
+                object_store::Error::Generic { store: "LocalFileSystem", source }
+            };
+            self.cannot_read(path, listed, error)
+        };
+        let opened = std::fs::File::open(file).map_err(failed)?;
+        let metadata = opened.metadata().map_err(failed)?;
+        let last_modified = metadata.modified().map_err(failed)?.into();
+        let meta = ObjectMeta { location: self.locate(path), last_modified, size: metadata.len(), e_tag: None, version: None };
+        let found = self.version_of(&meta);
+        if found == listed { Ok(opened) } else { Err(StoreError::Changed { path: path.to_owned(), listed: listed.to_owned(), found }) }
     }
 
     /// Why an object that was listed cannot be read, at its start or further on.
@@ -540,4 +567,37 @@ fn normal(path: &std::path::Path) -> PathBuf {
         }
         whole
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A local file is opened when it is first read, and is what was listed or nothing.
+    #[tokio::test]
+    async fn a_file_that_is_not_what_was_listed_is_not_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = folder.path().join("a b.json");
+        std::fs::write(&place, "one").unwrap();
+        let store = Store::open(folder.path().to_str().unwrap(), &StoreOptions::default()).await.unwrap();
+        let listed = store.root.head(&store.locate("a b.json")).await.unwrap();
+        let version = store.version_of(&listed);
+        let mut text = String::new();
+        let mut reader = store.reader("a b.json", &version, 3).await.unwrap();
+        reader.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "one");
+        let mut before = store.reader("a b.json", &version, 3).await.unwrap();
+        std::fs::write(&place, "three").unwrap();
+        let told = |reader: &mut dyn Read| {
+            let error = reader.read_to_end(&mut Vec::new()).unwrap_err();
+            match SourceFailed::of(&error) {
+                Some(StoreError::Changed { found, .. }) => found.clone(),
+                other => panic!("{other:?}"),
+            }
+        };
+        assert!(told(&mut *before).starts_with("5-"));
+        std::fs::remove_file(&place).unwrap();
+        assert_eq!(told(&mut *before), "nothing");
+        assert_eq!(told(&mut *store.reader("a b.json", &version, 3).await.unwrap()), "nothing");
+    }
 }

@@ -3,6 +3,7 @@
 //! A download is pinned to the ETag that the listing showed, so that an object overwritten meanwhile is noticed and never mixed. Up
 //! to [`SPLIT`] it is one request, read as it comes; beyond, ranges of [`PART`] are fetched [`PARTS_AHEAD`] at a time.
 
+use std::fs::File;
 use std::io::Read;
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,12 +48,23 @@ impl SourceFailed {
     }
 }
 
-/// A local file whose failures are the store's, not the content's.
-pub struct LocalReader(pub std::fs::File);
+/// Opens a local file as it was when it was listed.
+pub type Open = Box<dyn FnMut() -> Result<File, StoreError> + Send>;
+
+/// A local file, opened by the thread that reads it; its failures are the store's, not the content's.
+pub enum LocalReader {
+    Closed(Open),
+    Open(File),
+}
 
 impl Read for LocalReader {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        match self.0.read(buffer) {
+        if let Self::Closed(open) = self {
+            let file = open().map_err(|error| std::io::Error::other(SourceFailed::Store(Box::new(error))))?;
+            *self = Self::Open(file);
+        }
+        let Self::Open(file) = self else { return Ok(0) };
+        match file.read(buffer) {
             Err(error) if error.kind() != std::io::ErrorKind::Interrupted => Err(std::io::Error::other(SourceFailed::Disk(error))),
             outcome => outcome,
         }

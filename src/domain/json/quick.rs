@@ -7,6 +7,7 @@
 //! are known to be UTF-8.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use super::parser::Parser;
 use super::{ABSENT, IN_SOURCE, Kind, Node, Tape};
@@ -23,8 +24,8 @@ const DEPTH: usize = 64;
 #[derive(Debug, Clone)]
 pub struct Names {
     /// In quotes, as they stand in a record; `None` for one that must be escaped there, and so may stand in several ways.
-    quoted: Vec<Option<Box<[u8]>>>,
-    index: HashMap<Box<str>, u32>,
+    quoted: Arc<[Option<Box<[u8]>>]>,
+    index: Arc<HashMap<Box<str>, u32>>,
     /// For each name the one that followed; at the end, the first of an object.
     follows: Vec<u32>,
 }
@@ -42,7 +43,7 @@ impl Names {
         }
         // As if they came in the order given, until a record shows another one.
         let follows = (1..=quoted.len() as u32).chain([0]).collect();
-        Self { quoted, index, follows }
+        Self { quoted: quoted.into(), index: Arc::new(index), follows }
     }
 
     pub fn len(&self) -> usize {

@@ -309,13 +309,15 @@ fn frame_object(
         .map_err(|stop| failed(&object.key)(FrameError::Read { at: 0, source: stop.into_io() }))?;
     let shared = Arc::new(object.clone());
     let mut decoded = 0;
+    // Compressed ones decode to more; members of an archive share it.
+    let expected = object.size / streams.len().max(1) as u64;
     for stream in streams {
         let file: Arc<str> = match &stream.member {
             Some(member) => format!("{}!/{member}", object.key).into(),
             None => object.key.as_str().into(),
         };
         let origin = Origin { object: shared.clone(), file: file.clone() };
-        let mut framer = Framer::new(stream, &plan.of.job.records_at, limits.record).with_block(chunk);
+        let mut framer = Framer::new(stream, &plan.of.job.records_at, limits.record).with_block(chunk).expecting(expected);
         while let Some(frames) = framer.next_frames().map_err(failed(&file))? {
             if !send(Piece::Chunk((frames, origin.clone())))? {
                 return Ok(());

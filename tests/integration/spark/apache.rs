@@ -137,23 +137,38 @@ fn killed_runs_change_nothing() {
     let server = SPARK.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let folder = tempfile::tempdir().unwrap();
     let mut random = Random::new("kills on Spark");
-    let jobs = jobs_with(folder.path(), "lease: {duration: 1 s}");
-    grown(folder.path(), 0);
-    let (bronze, there, here) = (folder.path().join("bronze"), folder.path().join("there"), folder.path().join("here"));
+    let jobs = jobs_with(folder.path(), "lease: {duration: 2 s}");
+    let (bronze, mut there, here) = (folder.path().join("bronze"), folder.path().join("there"), folder.path().join("here"));
     let args = ["--entity", "StatusData", "--country", "de", "--jobs", jobs.to_str().unwrap()];
-    let mut killed = 0;
-    for _ in 0..4 {
+    grown(folder.path(), 0);
+    // A run that ended before it was killed shows how long one takes; it leaves nothing to do, so all begins anew.
+    let (mut killed, mut turns, mut takes) = (0, 0, 9000);
+    while killed < 4 {
+        turns += 1;
+        assert!(turns < 20, "{killed} runs were killed");
         let mut command = etl(&["run", "--output", "json", "--engine", "spark", "--remote", &server.address]);
         command.arg("--bronze").arg(&bronze).arg("--silver").arg(&there).args(args);
         let mut process = command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap();
-        std::thread::sleep(Duration::from_millis(1000 + random.below(9000) as u64));
-        killed += u32::from(process.try_wait().unwrap().is_none());
-        let _ = process.kill();
-        let _ = process.wait();
+        let (started, after) = (std::time::Instant::now(), random.below(takes) as u128);
+        let ended = loop {
+            match process.try_wait().unwrap() {
+                Some(status) => break Some(status),
+                None if started.elapsed().as_millis() >= after => break None,
+                None => std::thread::sleep(Duration::from_millis(5)),
+            }
+        };
+        if let Some(status) = ended {
+            assert!(status.success(), "{status}");
+            takes = started.elapsed().as_millis().clamp(100, 9000) as usize;
+            (there, killed) = (folder.path().join(format!("there-{turns}")), 0);
+            continue;
+        }
+        process.kill().unwrap();
+        process.wait().unwrap();
+        killed += 1;
         // Nobody renews its leases any more.
-        std::thread::sleep(Duration::from_millis(1200));
+        std::thread::sleep(Duration::from_millis(2200));
     }
-    assert!(killed > 0);
     let last = on(&server, &bronze, &there, &args);
     assert_eq!(last.code, 0, "{}", last.stderr);
     assert_eq!(run(&bronze, &here, &args).code, 0);
@@ -169,7 +184,7 @@ fn statements_that_outlive_their_run_hold_nobody_up() {
     let mut random = Random::new("statements that outlive their run");
     for entity in TURNS {
         let folder = tempfile::tempdir().unwrap();
-        let jobs = jobs_with(folder.path(), "lease: {duration: 1 s}");
+        let jobs = jobs_with(folder.path(), "lease: {duration: 2 s}");
         grown(folder.path(), 40);
         let (bronze, there, here) = (folder.path().join("bronze"), folder.path().join("there"), folder.path().join("here"));
         let args = ["--entity", entity, "--country", "de", "--jobs", jobs.to_str().unwrap()];
@@ -185,7 +200,7 @@ fn statements_that_outlive_their_run_hold_nobody_up() {
         process.kill().unwrap();
         process.wait().unwrap();
         // Nobody renews its leases any more.
-        std::thread::sleep(Duration::from_millis(1100));
+        std::thread::sleep(Duration::from_millis(2200));
         let next = on(&server, &bronze, &there, &args);
         assert_eq!(next.code, 0, "{entity}: {}", next.stderr);
         assert_eq!(run(&bronze, &here, &args).code, 0);

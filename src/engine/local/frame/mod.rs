@@ -157,6 +157,14 @@ impl<'j> Framer<'j> {
         self
     }
 
+    /// Makes room at once for so many decoded bytes, as far as they are read together: growing bit by bit copies them again and again.
+    #[must_use]
+    pub fn expecting(mut self, bytes: u64) -> Self {
+        // One more shows that there is no more.
+        self.buffer.reserve(usize::try_from(bytes).map_or(self.block, |bytes| bytes.saturating_add(1).min(self.block)));
+        self
+    }
+
     /// The next run of frames, `None` after the last.
     pub fn next_frames(&mut self) -> Result<Option<Frames>, FrameError> {
         while !self.finished {

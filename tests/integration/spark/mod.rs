@@ -151,8 +151,18 @@ fn copy_tree_as(from: &Path, to: &Path, prefix: &str) {
 }
 
 fn files_below(folder: &Path) -> usize {
-    let Ok(entries) = std::fs::read_dir(folder) else { return 0 };
-    entries.map(|entry| entry.unwrap().path()).map(|path| if path.is_dir() { files_below(&path) } else { 1 }).sum()
+    names_below(folder).len()
+}
+
+fn names_below(folder: &Path) -> Vec<String> {
+    let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
+    let name = |path: PathBuf| path.file_name().unwrap().to_str().unwrap().to_owned();
+    entries.map(|entry| entry.unwrap().path()).flat_map(|path| if path.is_dir() { names_below(&path) } else { vec![name(path)] }).collect()
+}
+
+/// What object_store keeps on local disk of an upload that was given up (`name#1`): no listing shows it.
+fn is_unfinished(name: &str) -> bool {
+    name.rsplit_once('#').is_some_and(|(_, number)| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 fn copy_tree(from: &Path, to: &Path) {

@@ -34,6 +34,18 @@ const REATTACHES: u32 = 20;
 const LIVED: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
+/// What refusals of a commit that another writer outran have in them, in small letters: Delta's classes of error, the exceptions of
+/// its older versions, and delta-rs's texts, which Sail passes on.
+const CONFLICTS: [&str; 8] = [
+    "delta_concurrent_",
+    "delta_metadata_changed",
+    "delta_protocol_changed",
+    "concurrentappendexception",
+    "concurrentdelete",
+    "concurrenttransaction",
+    "concurrent transaction",
+    "commit conflict",
+];
 const USER: &str = "etl";
 const CLIENT: &str = concat!("silversmith/", env!("CARGO_PKG_VERSION"));
 
@@ -76,12 +88,12 @@ impl ClientError {
     pub fn is_refusal(&self) -> bool {
         matches!(self, Self::Refused { .. })
     }
+}
 
-    fn refused(what: &'static str, message: String) -> Self {
-        // Delta's classes of error have it in their names (DELTA_CONCURRENT_APPEND, …), and so do Sail's texts.
-        let concurrent = message.to_ascii_lowercase().contains("concurrent");
-        if concurrent { Self::Outrun { what, message } } else { Self::Refused { what, message } }
-    }
+/// Whether a refusal of a commit says that another writer's was first.
+fn is_conflict(message: &str) -> bool {
+    let message = message.to_ascii_lowercase();
+    CONFLICTS.iter().any(|conflict| message.contains(conflict))
 }
 
 /// One session; its operations carry `tag`.
@@ -186,7 +198,10 @@ impl Session {
         let (started, mut pause) = (Instant::now(), PAUSE);
         loop {
             match self.execute(what, statement).await {
-                Err(ClientError::Outrun { message, .. }) if started.elapsed() < deadline => {
+                Err(ClientError::Refused { message, .. }) if is_conflict(&message) => {
+                    if started.elapsed() >= deadline {
+                        return Err(ClientError::Outrun { what, message });
+                    }
                     tracing::debug!(what, message, "another writer was ahead; again");
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(LONGEST_PAUSE);
@@ -255,7 +270,7 @@ impl Session {
         let silence = self.patience.silence;
         let mut stream = match tokio::time::timeout(silence, self.client.execute_plan(operation.request().clone())).await {
             Ok(Ok(stream)) => Some(stream),
-            Ok(Err(error)) if !is_unreachable(&error) => return Err(ClientError::refused(what, error.to_string())),
+            Ok(Err(error)) if !is_unreachable(&error) => return Err(ClientError::Refused { what, message: error.to_string() }),
             Ok(Err(_)) | Err(_) => None,
         };
         let (mut failures, mut pause, mut batches, mut opened) = (0, PAUSE, Vec::new(), Instant::now());
@@ -282,7 +297,7 @@ impl Session {
                     }
                     Ok(Err(status)) if is_transient(&status) => status.to_string(),
                     Ok(Err(status)) => {
-                        return Err(ClientError::refused(what, SparkError::from_grpc_status(status).to_string()));
+                        return Err(ClientError::Refused { what, message: SparkError::from_grpc_status(status).to_string() });
                     }
                     Err(_) => format!("nothing came for {} s", silence.as_secs()),
                 },
@@ -363,4 +378,26 @@ fn is_unknown(error: &SparkError) -> bool {
 /// The operation has ended, and its answer went to a stream that was lost: Sail keeps none (0.7.2, `Executor::start`).
 fn is_forgotten(error: &SparkError) -> bool {
     error.to_string().contains("task context not found for operation")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_says_so_is_another_writers_conflict() {
+        for conflict in [
+            "[DELTA_CONCURRENT_APPEND.WITH_PARTITION_HINT] Transaction conflict detected",
+            "io.delta.exceptions.ConcurrentDeleteReadException: This transaction attempted to read files that were deleted",
+            "Commit failed: a concurrent transactions added new data.",
+        ] {
+            assert!(is_conflict(conflict), "{conflict}");
+        }
+        for other in [
+            "[FAILED_READ_FILE.NO_HINT] Encountered error while reading file s3://bronze/concurrent/part-1.json.gz",
+            "[TABLE_OR_VIEW_NOT_FOUND] The table `concurrent` cannot be found",
+        ] {
+            assert!(!is_conflict(other), "{other}");
+        }
+    }
 }

@@ -120,11 +120,22 @@ impl Column {
 
     /// Appends one row. `false` where the column cannot hold the value, which then is null.
     pub fn push(&mut self, value: Option<Value<'_>>) -> bool {
-        let Some(value) = value.filter(|value| !self.is_nothing(*value)) else {
+        let Some(value) = value.filter(|value| !value.kind().is_null()) else {
             self.push_null();
             return true;
         };
-        match self.values.push(value) {
+        let pushed = match &mut self.values {
+            Values::Reference(texts) => match referred(value) {
+                Referred::Nothing => {
+                    self.push_null();
+                    return true;
+                }
+                Referred::To(id) => texts.push(id).map(|()| true),
+                Referred::Unlike => None,
+            },
+            values => values.push(value),
+        };
+        match pushed {
             Some(whole) => {
                 self.valid.push(true);
                 whole
@@ -133,15 +144,6 @@ impl Column {
                 self.push_null();
                 false
             }
-        }
-    }
-
-    /// Null, or a reference to nothing.
-    fn is_nothing(&self, value: Value<'_>) -> bool {
-        match (value.kind(), &self.values) {
-            (Kind::Null, _) => true,
-            (Kind::Object, Values::Reference(_)) => value.get("id").is_none_or(|id| id.kind().is_null()),
-            _ => false,
         }
     }
 
@@ -253,10 +255,8 @@ impl Values {
                 numbers.push(parse_duration(value.as_str())?);
             }
             Values::Text(texts) => texts.push(text()?)?,
-            Values::Reference(texts) => match value.kind() {
-                Kind::Object => texts.push(value.get("id").filter(|id| matches!(id.kind(), Kind::String))?.as_bytes())?,
-                _ => texts.push(text()?)?,
-            },
+            // A reference to nothing is null, and what holds it the column's to say.
+            Values::Reference(_) => return None,
             Values::Json(texts) => texts.push(value.compact().as_bytes())?,
             Values::Struct { object, children, slots } => return push_fields(object, children, slots, value),
             Values::List { ends, items, .. } => {
@@ -290,6 +290,25 @@ impl Values {
             }
         }
         Some(true)
+    }
+}
+
+/// What a reference names: an id, or an object that has it.
+enum Referred<'v> {
+    To(&'v [u8]),
+    Nothing,
+    Unlike,
+}
+
+fn referred(value: Value<'_>) -> Referred<'_> {
+    let id = match value.kind() {
+        Kind::Object => value.get("id"),
+        _ => Some(value),
+    };
+    match id.map(|id| (id.kind(), id)) {
+        None | Some((Kind::Null, _)) => Referred::Nothing,
+        Some((Kind::String, id)) => Referred::To(id.as_bytes()),
+        Some(_) => Referred::Unlike,
     }
 }
 

@@ -215,9 +215,11 @@ impl<'c> Rows<'c> {
             return None;
         }
         let parts = agree(in_path, |column| named(self.program.partition[column]), &self.plan.of)?;
-        let number = match named(self.program.version_field).map(Value::kind) {
-            None | Some(Kind::Null) => self.default_version,
-            Some(Kind::Int(number)) => u32::try_from(number).ok()?,
+        let stated = named(self.program.version_field);
+        let number = match stated.map(|value| (value.kind(), value)) {
+            None | Some((Kind::Null, _)) => self.default_version,
+            Some((Kind::Int(number), _)) => u32::try_from(number).ok()?,
+            Some((Kind::String, text)) => text.as_str().parse().ok()?,
             Some(_) => return None,
         };
         let spelling = self.program.versions.iter().find(|spelling| spelling.number == number)?;

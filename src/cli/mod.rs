@@ -12,7 +12,6 @@ mod lateness;
 mod memory;
 mod metrics;
 mod output;
-mod panics;
 mod plan;
 mod quarantine;
 mod register;
@@ -29,7 +28,6 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-pub use self::panics::hush_caught_panics;
 use crate::bronze::Selection;
 use crate::domain::time::parse_date;
 use crate::engine::local::{Engine, Progress};
@@ -286,7 +284,6 @@ fn requests(places: &Places, sources: &Sources) -> Vec<Request> {
 /// Runs one verb and returns the process's exit code.
 pub fn main() -> u8 {
     allocator::one_arena_a_core();
-    hush_caught_panics();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return usage(&error),

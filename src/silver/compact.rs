@@ -262,10 +262,10 @@ impl Table {
                     tokio::task::yield_now().await;
                     if let Some(values) = values.take() {
                         let choices = choices(std::slice::from_ref(&batch));
-                        writer = Some(partition_writer(self, file_schema.clone(), values, &settings, &choices)?);
+                        writer = Some(partition_writer(self, file_schema.clone(), values, &settings, &choices));
                     }
                     if let Some(writer) = &mut writer {
-                        writer.write(&batch).await.map_err(|source| self.delta(source))?;
+                        writer.write(&batch).await?;
                     }
                 }
                 if ended {
@@ -275,11 +275,11 @@ impl Table {
         };
         let written: Result<(), SilverError> = written.await;
         let mut added = match (written, writer) {
-            (Ok(()), Some(writer)) => writer.close().await.map_err(|source| self.delta(source))?,
+            (Ok(()), Some(writer)) => writer.close().await?,
             (Ok(()), None) => Vec::new(),
             (Err(error), writer) => {
                 if let Some(writer) = writer {
-                    let _ = writer.abort().await;
+                    writer.abort().await;
                 }
                 return Err(error);
             }

@@ -183,14 +183,14 @@ impl Table {
             first += batch.num_rows() as u64;
             if writer.is_none() {
                 let values = partition_values(self, file.partition_values.iter().map(|(name, value)| (name, value.as_deref())), types)?;
-                writer = Some(partition_writer(self, schema.clone(), values, settings, &choices(std::slice::from_ref(&made)))?);
+                writer = Some(partition_writer(self, schema.clone(), values, settings, &choices(std::slice::from_ref(&made))));
             }
             if let Some(writer) = &mut writer {
-                writer.write(&made).await.map_err(|source| self.delta(source))?;
+                writer.write(&made).await?;
             }
         }
         let adds = match writer {
-            Some(writer) => writer.close().await.map_err(|source| self.delta(source))?,
+            Some(writer) => writer.close().await?,
             None => Vec::new(),
         };
         let written: u64 = adds.iter().filter_map(rows_in).sum();

@@ -253,14 +253,14 @@ async fn without(
         }
         if let Some(values) = values.take() {
             let choices = choices(std::slice::from_ref(&batch));
-            writer = Some(partition_writer(table, Arc::new(Schema::new(fields.clone())), values, settings, &choices)?);
+            writer = Some(partition_writer(table, Arc::new(Schema::new(fields.clone())), values, settings, &choices));
         }
         if let Some(writer) = &mut writer {
-            writer.write(&batch).await.map_err(|source| table.delta(source))?;
+            writer.write(&batch).await?;
         }
     }
     let adds = match writer {
-        Some(writer) => writer.close().await.map_err(|source| table.delta(source))?,
+        Some(writer) => writer.close().await?,
         None => Vec::new(),
     };
     if kept + rows.len() as u64 != data.rows() {

@@ -76,7 +76,12 @@ pub struct BatchKeys {
     ranges: Vec<KeyRanges>,
     /// For each row of the batch its key.
     key_of_row: Vec<u32>,
+    /// How many keys there may be in the end.
+    expected: usize,
 }
+
+/// Keys that a guess may make room for, in times of those that are there.
+const GUESSED: usize = 7;
 
 impl BatchKeys {
     pub fn add(&mut self, arrivals: Arrivals<'_>) {
@@ -119,10 +124,18 @@ impl BatchKeys {
         }
     }
 
-    /// Grows by a quarter, not to the double: keys are most of what a large batch holds in memory.
+    /// So many bytes of the batch's were read, of so many: keys that are to come are about as many for each.
+    pub fn expect(&mut self, read: u64, all: u64) {
+        let guessed = self.len() as f64 * all as f64 / read.max(1) as f64;
+        self.expected = guessed as usize + self.len() / 32;
+    }
+
+    /// Grows to what is expected, or by a quarter, not to the double: keys are most of what a large batch holds in memory.
     fn make_room(&mut self, more: usize) {
-        if self.latest.capacity() - self.latest.len() < more {
-            self.latest.reserve_exact(more.max(self.latest.len() / 4));
+        let there = self.latest.len();
+        if self.latest.capacity() - there < more {
+            let guessed = self.expected.saturating_sub(there).min(GUESSED * there);
+            self.latest.reserve_exact(more.max(guessed).max(there / 4));
         }
     }
 

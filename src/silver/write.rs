@@ -6,17 +6,14 @@
 //! table will look for them and are invisible until a commit names them; those that none names are what `vacuum` removes.
 
 use std::collections::HashMap;
-use std::num::NonZeroU64;
 use std::sync::{Arc, OnceLock};
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, UInt32Array};
-use arrow::compute::{cast, concat_batches, take_record_batch};
+use arrow::compute::{concat_batches, take_record_batch};
 use arrow::datatypes::{DataType, Date32Type, Int32Type, Schema, SchemaRef};
 use arrow::error::ArrowError;
 use bytes::Bytes;
 use delta_kernel::expressions::Scalar;
-use delta_kernel::table_properties::DataSkippingNumIndexedCols;
-use deltalake::datafile::writer::{PartitionWriter, PartitionWriterConfig};
 use deltalake::kernel::Add;
 use indexmap::IndexMap;
 use parquet::arrow::ArrowWriter;
@@ -26,17 +23,15 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinHandle;
 
 use super::encoding::{Choice, SAMPLE_ROWS, apply, choices};
+use super::file_writer::FileWriter;
+use super::together::Together;
 use super::{SilverError, Table};
 use crate::job;
 use crate::plan::ORDER;
 
-/// Columns whose statistics Delta keeps.
-const INDEXED_COLUMNS: u64 = 32;
-/// Rows encoded between two looks at a file's size.
-const WRITE_BATCH_ROWS: usize = 8192;
 /// Small runs of rows are put together before they are encoded.
 const BUFFER_ROWS: usize = 8192;
-const BUFFER_BYTES: usize = 8 << 20;
+const BUFFER_BYTES: u64 = 8 << 20;
 /// Rows that are told apart by partition at once.
 const TOGETHER_ROWS: usize = 16 << 10;
 /// Files that are closed at the same time: on a bucket each takes round trips, and memory for what is uploaded.
@@ -68,9 +63,8 @@ pub struct TableWriter {
     choices: Arc<OnceLock<Vec<Choice>>>,
     clock: u64,
     adds: Vec<Add>,
-    /// Rows that are not yet told apart by partition, and how many and how large they are.
-    waiting: Vec<RecordBatch>,
-    wait: (usize, usize),
+    /// Rows that are not yet told apart by partition.
+    waiting: Together,
 }
 
 /// The task that writes one partition.
@@ -117,31 +111,21 @@ impl TableWriter {
             choices: Arc::default(),
             clock: 0,
             adds: Vec::new(),
-            waiting: Vec::new(),
-            wait: (0, 0),
+            waiting: Together::new(TOGETHER_ROWS, buffer(&settings)),
         }
     }
 
-    /// Writes all rows. Texts may come as dictionaries.
+    /// Writes all rows, told apart in as large a piece as may be: few rows make parts of next to none. Texts may come as dictionaries.
     pub async fn write(&mut self, rows: &RecordBatch) -> Result<(), SilverError> {
-        self.waiting.push(rows.clone());
-        let (count, bytes) = &mut self.wait;
-        *count += rows.num_rows();
-        *bytes += rows.get_array_memory_size();
-        if *count >= TOGETHER_ROWS || *bytes >= buffer(&self.settings) { self.flush().await } else { Ok(()) }
+        let rows = self.waiting.push(rows.clone());
+        self.flush(rows).await
     }
 
-    /// Rows come apart by partition in as large a piece as may be: few of them make parts of next to none.
-    async fn flush(&mut self) -> Result<(), SilverError> {
-        self.wait = (0, 0);
-        let waiting = std::mem::take(&mut self.waiting);
-        let rows = match &waiting[..] {
-            [] => return Ok(()),
-            [only] => only.clone(),
-            [first, ..] => concat_batches(first.schema_ref(), &waiting)
-                .map_err(|source| SilverError::Arrow { table: self.table.name.clone(), source })?,
-        };
-        self.write_some(&rows, 0..rows.num_rows() as u32, None).await
+    async fn flush(&mut self, rows: Result<Option<RecordBatch>, ArrowError>) -> Result<(), SilverError> {
+        match rows.map_err(|source| SilverError::Arrow { table: self.table.name.clone(), source })? {
+            Some(rows) => self.write_some(&rows, 0..rows.num_rows() as u32, None).await,
+            None => Ok(()),
+        }
     }
 
     /// Writes the rows at these positions, each once it is complete.
@@ -249,7 +233,8 @@ impl TableWriter {
 
     /// Every file written, in order of their paths' partitions.
     pub async fn close(mut self) -> Result<Vec<Add>, SilverError> {
-        let flushed = self.flush().await;
+        let rest = self.waiting.take();
+        let flushed = self.flush(rest).await;
         let mut open: Vec<(Partition, OpenFile)> = std::mem::take(&mut self.open).into_iter().collect();
         open.sort_by_cached_key(|(partition, _)| format!("{partition:?}"));
         let ended = futures::future::join_all(open.into_iter().map(|(_, file)| self.end(file))).await;
@@ -330,8 +315,8 @@ impl<'r> Key<'r> {
 }
 
 /// Bytes of rows that wait before they are worked on: no more than a row group may hold.
-fn buffer(settings: &job::Table) -> usize {
-    usize::try_from(settings.row_group).map_or(BUFFER_BYTES, |bytes| bytes.min(BUFFER_BYTES))
+fn buffer(settings: &job::Table) -> u64 {
+    settings.row_group.min(BUFFER_BYTES)
 }
 
 /// The rows of one partition on their way into its files.
@@ -341,7 +326,7 @@ struct Buffered {
     settings: job::Table,
     values: IndexMap<String, Scalar>,
     /// Opened with its first rows, which say how their like is best encoded.
-    writer: Option<PartitionWriter>,
+    writer: Option<FileWriter>,
     choices: Arc<OnceLock<Vec<Choice>>>,
     closing: Arc<Semaphore>,
     parts: Vec<RecordBatch>,
@@ -372,10 +357,10 @@ impl Buffered {
             self.abort().await;
             return Err(error);
         }
-        let Self { table, writer, closing, .. } = self;
+        let Self { writer, closing, .. } = self;
         let Some(writer) = writer else { return Ok(Vec::new()) };
         let _turn = closing.acquire_owned().await;
-        writer.close().await.map_err(|source| table.delta(source))
+        writer.close().await
     }
 
     async fn take(&mut self, rows: RecordBatch, some: Option<UInt32Array>, complete: Option<Complete>) -> Result<(), SilverError> {
@@ -390,7 +375,7 @@ impl Buffered {
         self.rows += rows.num_rows();
         self.bytes += rows.get_array_memory_size();
         self.parts.push(rows);
-        if self.rows >= BUFFER_ROWS || self.bytes >= buffer(&self.settings) { self.flush().await } else { Ok(()) }
+        if self.rows >= BUFFER_ROWS || self.bytes as u64 >= buffer(&self.settings) { self.flush().await } else { Ok(()) }
     }
 
     async fn flush(&mut self) -> Result<(), SilverError> {
@@ -401,7 +386,7 @@ impl Buffered {
         if self.writer.is_none() {
             let choices = self.choices(&parts);
             let values = std::mem::take(&mut self.values);
-            self.writer = Some(partition_writer(&self.table, self.schema.clone(), values, &self.settings, &choices)?);
+            self.writer = Some(partition_writer(&self.table, self.schema.clone(), values, &self.settings, &choices));
         }
         let (mut parts, mut small) = (parts.into_iter().peekable(), Vec::new());
         (self.rows, self.bytes) = (0, 0);
@@ -409,10 +394,9 @@ impl Buffered {
             small.push(part);
             // Large parts are written as they are.
             if small.iter().map(RecordBatch::num_rows).sum::<usize>() >= PART_ROWS || parts.peek().is_none() {
-                let rows = concat_batches(&small[0].schema(), &small).and_then(|rows| spelled_out(&rows, &self.schema));
-                let rows = rows.map_err(|source| self.arrow(source))?;
+                let rows = concat_batches(&small[0].schema(), &small).map_err(|source| self.arrow(source))?;
                 if let Some(writer) = &mut self.writer {
-                    writer.write(&rows).await.map_err(|source| self.table.delta(source))?;
+                    writer.write(&rows).await?;
                 }
                 small.clear();
             }
@@ -433,24 +417,14 @@ impl Buffered {
     }
 
     async fn abort(self) {
-        if let Some(writer) = self.writer
-            && let Err(error) = writer.abort().await
-        {
-            tracing::warn!(table = %self.table.name, %error, "a staged file could not be given up; vacuum removes it");
+        if let Some(writer) = self.writer {
+            writer.abort().await;
         }
     }
 
     fn arrow(&self, source: ArrowError) -> SilverError {
         SilverError::Arrow { table: self.table.name.clone(), source }
     }
-}
-
-/// Dictionaries → texts, as the schema has them.
-fn spelled_out(rows: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch, ArrowError> {
-    let columns = rows.columns().iter().zip(schema.fields());
-    let columns = columns
-        .map(|(column, field)| if column.data_type() == field.data_type() { Ok(column.clone()) } else { cast(column, field.data_type()) });
-    RecordBatch::try_new(schema.clone(), columns.collect::<Result<_, _>>()?)
 }
 
 /// Rows as one file, for readers that are told where it lies.
@@ -465,13 +439,13 @@ pub fn parquet_bytes(table: &Table, rows: &RecordBatch) -> Result<Bytes, SilverE
 }
 
 /// Writes the files of one partition.
-pub fn partition_writer(
+pub(super) fn partition_writer(
     table: &Table,
     file_schema: SchemaRef,
     partition: IndexMap<String, Scalar>,
     settings: &job::Table,
     choices: &[Choice],
-) -> Result<PartitionWriter, SilverError> {
+) -> FileWriter {
     let level = ZstdLevel::try_new(settings.compression_level).unwrap_or_default();
     let properties = WriterProperties::builder()
         .set_compression(Compression::ZSTD(level))
@@ -480,11 +454,7 @@ pub fn partition_writer(
         .set_created_by(super::table::engine_info());
     // Orders begin alike and are long: their bounds say nothing that their columns do not say.
     let properties = apply(properties, choices).set_column_statistics_enabled(ORDER.into(), EnabledStatistics::None).build();
-    let file = NonZeroU64::new(settings.file);
-    let config = PartitionWriterConfig::try_new(file_schema, partition, Some(properties), file, Some(WRITE_BATCH_ROWS), None, None)
-        .map_err(|source| table.delta(source))?;
-    PartitionWriter::try_with_config(table.store.here(), config, DataSkippingNumIndexedCols::NumColumns(INDEXED_COLUMNS), None)
-        .map_err(|source| table.delta(source))
+    FileWriter::new(table, file_schema, partition, settings.file, properties)
 }
 
 /// Removes files that no commit will name; what cannot be removed is left to `vacuum`.

@@ -12,6 +12,7 @@ pub mod options;
 pub mod probe;
 mod reader;
 mod s3;
+mod upload;
 pub mod wire;
 
 use std::io::Read;
@@ -31,6 +32,7 @@ use url::Url;
 pub use ahead::ahead;
 pub use options::StoreOptions;
 pub use reader::SourceFailed;
+pub use upload::Upload;
 pub use wire::Requests;
 
 use reader::{Download, LocalReader};

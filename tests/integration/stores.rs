@@ -1,7 +1,7 @@
 //! Object stores that misbehave: one that lists in another order every time, one that fails at its n-th operation.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Once};
 
 use async_trait::async_trait;
 use futures::future::BoxFuture;
@@ -95,8 +95,6 @@ enum Now {
 
 impl Faulty {
     pub fn new(inner: Arc<dyn ObjectStore>, at: u64, fault: Fault) -> Self {
-        static HUSHED: Once = Once::new();
-        HUSHED.call_once(silversmith::cli::hush_caught_panics);
         Self { inner, at, fault, count: AtomicU64::new(0), dead: AtomicBool::new(false) }
     }
 

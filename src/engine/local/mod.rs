@@ -46,11 +46,9 @@ pub use write::{Example, RejectSummary, Staged, Tables};
 const CHUNKS_AHEAD: usize = 2;
 /// Chunks for each thread that are decoded or wait for their turn.
 const CHUNKS_A_THREAD: usize = 3;
-/// Objects of a remote store that are opened before their turn, and the bytes of them that may wait in memory; more where there are
-/// many threads and large objects.
+/// Objects that are opened before their turn, and the bytes of them that may wait in memory (of a remote store's: files are opened by whoever
+/// reads them); more where there are many threads and large objects.
 const OBJECTS_AHEAD: usize = 32;
-/// Objects on local disk that are opened before their turn.
-const FILES_AHEAD: usize = 8;
 /// Small objects that are read together: how many, and their stored bytes.
 const TOGETHER: usize = 8;
 const TOGETHER_BYTES: u64 = 512 << 10;
@@ -159,6 +157,7 @@ async fn settle(piece: Result<Read, StageError>, engine: &Engine, dedupe: &mut D
         Piece::Chunk(chunk) => writer.write(dedupe.dedupe(*chunk).await?).await,
         Piece::End { layout, decoded, stored } => {
             writer.object_read(layout, decoded);
+            dedupe.object_read(stored);
             (engine.progress.0)(stored);
             Ok(())
         }
@@ -212,7 +211,7 @@ fn open_ahead(engine: &Engine, objects: Vec<BronzeObject>) -> impl futures::Stre
     // Every thread may hold an object of the costliest kind.
     let bytes = READ_AHEAD_BYTES.max(engine.threads as u64 * engine.bronze.cost_of(u64::MAX));
     let budget = Arc::new(Semaphore::new(bytes as usize));
-    let (bronze, ahead) = (engine.bronze.clone(), if engine.bronze.is_remote() { OBJECTS_AHEAD } else { FILES_AHEAD });
+    let bronze = engine.bronze.clone();
     let budgeted = futures::stream::iter(objects).then(move |object| {
         let (budget, bronze) = (budget.clone(), bronze.clone());
         async move {
@@ -224,7 +223,7 @@ fn open_ahead(engine: &Engine, objects: Vec<BronzeObject>) -> impl futures::Stre
         let reader = bronze.reader(&object.key, &object.version, object.size).await?;
         Ok((object, reader, held))
     });
-    opened.buffered(ahead)
+    opened.buffered(OBJECTS_AHEAD)
 }
 
 /// How many objects that follow each other are read together, from their sizes: one at a time, but for small ones.

@@ -1,13 +1,20 @@
 //! A batch's rows, put aside until all of them are read: in memory up to a bound, on local disk beyond it.
+//!
+//! What comes back from disk lies in large buffers that are used again once nobody holds their rows: fresh ones would be cleared twice,
+//! by the allocator's caller and by the kernel.
 
 use std::fs::File;
-use std::io::{BufReader, BufWriter, Seek, SeekFrom};
+use std::io::{BufReader, BufWriter, ErrorKind, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::RecordBatch;
+use arrow::buffer::Buffer;
 use arrow::error::ArrowError;
-use arrow::ipc::reader::StreamReader;
+use arrow::ipc::reader::StreamDecoder;
 use arrow::ipc::writer::StreamWriter;
+use arrow::ipc::{MessageHeader, root_as_message};
+use bytes::Bytes;
 
 #[derive(Debug, thiserror::Error)]
 pub enum SpoolError {
@@ -63,12 +70,103 @@ impl Spool {
         Ok(self.memory.iter().cloned().map(Ok).chain(from_disk))
     }
 
-    fn rewind(&mut self) -> Result<Option<StreamReader<BufReader<File>>>, ArrowError> {
+    fn rewind(&mut self) -> Result<Option<FromDisk>, ArrowError> {
         let Some(disk) = &mut self.disk else { return Ok(None) };
         disk.flush()?;
         let mut file = disk.get_ref().get_ref().try_clone()?;
         file.seek(SeekFrom::Start(0))?;
-        StreamReader::try_new(BufReader::with_capacity(BUFFER, file), None).map(Some)
+        let file = BufReader::with_capacity(BUFFER, file);
+        Ok(Some(FromDisk { file, decoder: StreamDecoder::new(), free: Arc::default() }))
+    }
+}
+
+/// Rows as they come back, message by message of Arrow's stream format.
+struct FromDisk {
+    file: BufReader<File>,
+    decoder: StreamDecoder,
+    free: Free,
+}
+
+/// Buffers that nobody holds any more.
+type Free = Arc<Mutex<Vec<Vec<u8>>>>;
+/// Of them so many are kept.
+const KEPT: usize = 4;
+/// What precedes the length of a message.
+const CONTINUATION: u32 = u32::MAX;
+
+impl FromDisk {
+    /// The next rows; `None` at the end, for nobody finishes the stream.
+    fn rows(&mut self) -> Result<Option<RecordBatch>, ArrowError> {
+        loop {
+            let mut length = [0; 4];
+            match self.file.read_exact(&mut length) {
+                Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(None),
+                read => read?,
+            }
+            let mut head = length.to_vec();
+            if u32::from_le_bytes(length) == CONTINUATION {
+                self.file.read_exact(&mut length)?;
+                head.extend(length);
+            }
+            let start = head.len();
+            self.append(&mut head, u64::from(u32::from_le_bytes(length)))?;
+            let message = root_as_message(&head[start..]).map_err(|error| ArrowError::IpcError(error.to_string()))?;
+            let (is_rows, size) = (message.header_type() == MessageHeader::RecordBatch, message.bodyLength().max(0).cast_unsigned());
+            self.decoder.decode(&mut Buffer::from_vec(head))?;
+            let mut body = if is_rows { self.body(size)? } else { self.small(size)? };
+            let rows = self.decoder.decode(&mut body)?;
+            if rows.is_some() {
+                return Ok(rows);
+            }
+        }
+    }
+
+    fn body(&mut self, size: u64) -> Result<Buffer, ArrowError> {
+        let mut bytes = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
+        bytes.clear();
+        bytes.reserve_exact(size as usize);
+        self.append(&mut bytes, size)?;
+        Ok(Buffer::from(Bytes::from_owner(Lent { bytes, free: self.free.clone() })))
+    }
+
+    /// Texts of dictionaries outlive the rows that they came with.
+    fn small(&mut self, size: u64) -> Result<Buffer, ArrowError> {
+        let mut bytes = Vec::with_capacity(size as usize);
+        self.append(&mut bytes, size)?;
+        Ok(Buffer::from_vec(bytes))
+    }
+
+    fn append(&mut self, bytes: &mut Vec<u8>, size: u64) -> Result<(), ArrowError> {
+        let read = self.file.by_ref().take(size).read_to_end(bytes)?;
+        if (read as u64) < size { Err(std::io::Error::from(ErrorKind::UnexpectedEof).into()) } else { Ok(()) }
+    }
+}
+
+impl Iterator for FromDisk {
+    type Item = Result<RecordBatch, ArrowError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.rows().transpose()
+    }
+}
+
+struct Lent {
+    bytes: Vec<u8>,
+    free: Free,
+}
+
+impl AsRef<[u8]> for Lent {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        if free.len() < KEPT {
+            free.push(std::mem::take(&mut self.bytes));
+        }
     }
 }
 
@@ -82,18 +180,21 @@ fn failed(folder: &Path, source: ArrowError) -> SpoolError {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
-    use arrow::array::{ArrayRef, Int64Array};
+    use arrow::array::{ArrayRef, DictionaryArray, Int32Array, Int64Array, StringArray};
 
     use super::*;
 
     #[test]
     fn rows_come_back_in_order_from_memory_and_disk() {
-        let mut spool = Spool::new(Path::new("."), 3000);
+        let mut spool = Spool::new(Path::new("."), 20_000);
         let batch = |from: i64| {
             let numbers: ArrayRef = Arc::new(Int64Array::from_iter_values(from..from + 100));
-            RecordBatch::try_from_iter([("n", numbers)]).unwrap()
+            let texts: ArrayRef =
+                Arc::new((from..from + 100).map(|n| (n % 3 > 0).then(|| "t".repeat(n as usize % 50))).collect::<StringArray>());
+            // Another dictionary in every other batch.
+            let named = Arc::new(StringArray::from(vec![format!("file {}", from / 200), String::new()]));
+            let coded: ArrayRef = Arc::new(DictionaryArray::new(Int32Array::from_iter_values((0..100).map(|n| n % 2)), named));
+            RecordBatch::try_from_iter_with_nullable([("n", numbers, false), ("texts", texts, true), ("coded", coded, true)]).unwrap()
         };
         for part in 0..10 {
             spool.push(batch(part * 100)).unwrap();

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, Date32Array, RecordBatch, StringArray, TimestampMicrosecondArray, UInt32Array};
-use arrow::compute::{concat_batches, take_record_batch};
+use arrow::compute::take_record_batch;
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, UInt32Type};
 use arrow::error::ArrowError;
 
@@ -18,6 +18,7 @@ use crate::plan::{BatchPlan, ORDER, SilverColumns, marks_schema, order};
 use crate::silver::SilverError;
 use crate::silver::keys::{Reread, SOURCE, contents_at};
 use crate::silver::replace::replaced_rows;
+use crate::silver::together::Together;
 use crate::silver::upsert::{Against, Arrivals, BatchKeys, Contents, DELETED, Extent, Fate, Present, UNCHANGED, find, keys_at};
 use crate::silver::write::Complete;
 
@@ -28,11 +29,11 @@ pub struct Latest {
     keys: BatchKeys,
     spool: Spool,
     /// Chunks on their way into the spool: one of few rows comes apart into parts of next to none for each partition.
-    waiting: Vec<RecordBatch>,
-    /// Bytes that may still wait.
-    room: u64,
+    waiting: Together,
     /// What orders of records have in common, by the numbers that rows in the spool bear in their last column.
     tails: Arc<Vec<String>>,
+    /// Stored bytes of the objects that were read, and of all.
+    stored: (u64, u64),
 }
 
 /// Rows that are put aside together, if they take no more memory than the spool may.
@@ -43,16 +44,16 @@ const TAIL: &str = "tail";
 impl Latest {
     pub fn new(engine: &Engine, plan: &Arc<BatchPlan>, tables: &Tables) -> Self {
         let limit = plan.of.job.limits.spool;
-        let (spool, room) = (Spool::new(&engine.spill, limit), limit);
+        let (spool, waiting) = (Spool::new(&engine.spill, limit), Together::new(TOGETHER, limit));
         Self {
             plan: plan.clone(),
             tables: tables.clone(),
             threads: engine.threads,
             keys: BatchKeys::default(),
             spool,
-            waiting: Vec::new(),
-            room,
+            waiting,
             tails: Arc::default(),
+            stored: (0, plan.objects.iter().map(|object| object.size).sum()),
         }
     }
 
@@ -67,13 +68,15 @@ impl Latest {
             if self.tails.last() != Some(&tail) {
                 Arc::make_mut(&mut self.tails).push(tail);
             }
-            self.waiting.push(self.numbered(&rows).map_err(|source| self.failed(source))?);
-            self.room = self.room.saturating_sub(rows.get_array_memory_size() as u64);
-            if self.room == 0 || self.waiting.iter().map(RecordBatch::num_rows).sum::<usize>() >= TOGETHER {
-                self.flush()?;
-            }
+            let together = self.numbered(&rows).and_then(|rows| self.waiting.push(rows));
+            self.flush(together)?;
         }
         Ok(Unique { origin, rows: nothing, rejects, records })
+    }
+
+    pub fn object_read(&mut self, stored: u64) {
+        self.stored.0 += stored;
+        self.keys.expect(self.stored.0, self.stored.1);
     }
 
     /// The rows with the number of their tail, which is the newest one.
@@ -84,15 +87,11 @@ impl Latest {
         RecordBatch::try_new(Arc::new(Schema::new(fields)), rows.columns().iter().cloned().chain([Arc::new(number) as ArrayRef]).collect())
     }
 
-    fn flush(&mut self) -> Result<(), StageError> {
-        let rows = match &self.waiting[..] {
-            [] => return Ok(()),
-            [only] => only.clone(),
-            [first, ..] => concat_batches(first.schema_ref(), &self.waiting).map_err(|source| self.failed(source))?,
-        };
-        self.waiting.clear();
-        self.room = self.plan.of.job.limits.spool;
-        Ok(self.spool.push(rows)?)
+    fn flush(&mut self, rows: Result<Option<RecordBatch>, ArrowError>) -> Result<(), StageError> {
+        match rows.map_err(|source| self.failed(source))? {
+            Some(rows) => Ok(self.spool.push(rows)?),
+            None => Ok(()),
+        }
     }
 
     fn failed(&self, source: ArrowError) -> StageError {
@@ -101,7 +100,8 @@ impl Latest {
 
     /// Settles every key on the newest snapshot and writes what changes; may be asked again when the snapshot is another one.
     pub async fn finish(&mut self, writer: &mut Writer<'_>, reread: Arc<Reread>) -> Result<(Records, Vec<RecordBatch>), StageError> {
-        self.flush()?;
+        let rest = self.waiting.take();
+        self.flush(rest)?;
         let present = self.settle_fates(reread).await?;
         let mut counts = Records { duplicate: self.keys.superseded(), removed: vanished(&present), ..Records::default() };
         for fate in self.keys.fates() {

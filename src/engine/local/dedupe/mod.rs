@@ -73,6 +73,13 @@ impl Dedupe {
         Ok(unique)
     }
 
+    /// An object of so many stored bytes has been told apart.
+    pub fn object_read(&mut self, stored: u64) {
+        if let Way::Latest(latest) = &mut self.way {
+            latest.object_read(stored);
+        }
+    }
+
     /// Writes what could not be written before all of the batch was read, and the list of rows that it takes out.
     pub async fn finish(&mut self, writer: &mut Writer<'_>) -> Result<(), StageError> {
         let (mut records, mut replaced) = match &mut self.way {

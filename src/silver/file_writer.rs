@@ -1,0 +1,375 @@
+//! Rows of one partition → Parquet files, and what Delta's log is to say of them.
+//!
+//! A file's columns are encoded by as many threads as have nothing else to do: where files of many partitions are open, each is
+//! encoded by one, and where there is only one file, all take part. Row groups end at the job's size, files too; what a row group has
+//! become is sent on at once. Texts may come as dictionaries.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use bytes::Bytes;
+use delta_kernel::expressions::Scalar;
+use deltalake::kernel::Add;
+use deltalake::kernel::scalars::ScalarExt;
+use indexmap::IndexMap;
+use object_store::path::Path;
+use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_writer::{ArrowColumnChunk, ArrowColumnWriter, ArrowRowGroupWriterFactory, compute_leaves};
+use parquet::basic::{Compression, LogicalType};
+use parquet::column::writer::ColumnCloseResult;
+use parquet::errors::ParquetError;
+use parquet::file::properties::{EnabledStatistics, WriterProperties};
+use parquet::file::writer::SerializedFileWriter;
+use parquet::schema::types::ColumnDescriptor;
+use tokio::sync::mpsc;
+
+use super::stats::stats;
+use super::texts::TextColumn;
+use super::{SilverError, Table};
+use crate::store::Upload;
+
+/// Rows encoded between two looks at a file's size.
+const ROWS: usize = 8192;
+/// Who is encoding, in all of the process.
+static ENCODING: AtomicUsize = AtomicUsize::new(0);
+
+pub(super) struct FileWriter {
+    table: Table,
+    schema: SchemaRef,
+    properties: WriterProperties,
+    partition: IndexMap<String, Scalar>,
+    /// Bytes at which a file ends; 0 for never.
+    file: u64,
+    id: uuid::Uuid,
+    open: Option<OpenFile>,
+    adds: Vec<Add>,
+}
+
+struct OpenFile {
+    path: String,
+    schema: SchemaRef,
+    writer: SerializedFileWriter<Vec<u8>>,
+    groups: ArrowRowGroupWriterFactory,
+    group: Option<RowGroup>,
+    upload: Upload,
+}
+
+/// A row group that is being encoded, field by field.
+struct RowGroup {
+    fields: Arc<Vec<Mutex<Field>>>,
+    rows: usize,
+}
+
+/// Who encodes a field.
+enum Field {
+    /// A writer for each of its leaves.
+    Leaves(Vec<ArrowColumnWriter>),
+    Texts(Box<TextColumn>),
+}
+
+/// What has become of a leaf.
+enum Chunk {
+    Leaf(ArrowColumnChunk),
+    Texts(Bytes, ColumnCloseResult),
+}
+
+impl FileWriter {
+    pub fn new(table: &Table, schema: SchemaRef, partition: IndexMap<String, Scalar>, file: u64, properties: WriterProperties) -> Self {
+        let id = uuid::Uuid::new_v4();
+        Self { table: table.clone(), schema, properties, partition, file, id, open: None, adds: Vec::new() }
+    }
+
+    /// Rows of the writer's schema.
+    pub async fn write(&mut self, rows: &RecordBatch) -> Result<(), SilverError> {
+        let mut at = 0;
+        while at < rows.num_rows() {
+            let open = self.open()?;
+            let count = open.room().min(ROWS).min(rows.num_rows() - at);
+            let encoded = open.encode(&rows.slice(at, count)).await;
+            at += count;
+            encoded.map_err(|failed| failed.of(&self.table))?;
+            if self.file > 0 && self.open.as_ref().is_some_and(|open| open.size() as u64 >= self.file) {
+                self.end().await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Every file written.
+    pub async fn close(mut self) -> Result<Vec<Add>, SilverError> {
+        match self.end().await {
+            Ok(()) => Ok(self.adds),
+            Err(error) => {
+                self.abort().await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Nothing of it will be committed.
+    pub async fn abort(self) {
+        if let Some(open) = self.open {
+            open.upload.abort().await;
+        }
+        super::write::remove_staged(&self.table, &self.adds).await;
+    }
+
+    fn open(&mut self) -> Result<&mut OpenFile, SilverError> {
+        let open = match self.open.take() {
+            Some(open) => open,
+            None => self.begin().map_err(|source| self.parquet(source))?,
+        };
+        Ok(self.open.insert(open))
+    }
+
+    fn begin(&self) -> Result<OpenFile, ParquetError> {
+        let path = self.path().map_err(|source| ParquetError::External(Box::new(source)))?;
+        let writer = ArrowWriter::try_new(Vec::new(), self.schema.clone(), Some(self.properties.clone()))?;
+        let (writer, groups) = writer.into_serialized_writer()?;
+        let upload = self.table.store.upload(&path);
+        Ok(OpenFile { path, schema: self.schema.clone(), writer, groups, group: None, upload })
+    }
+
+    /// As Delta's writers name their files: the partition as folders, a number, and what nobody else has.
+    fn path(&self) -> Result<String, object_store::path::Error> {
+        let folders: Vec<String> = self.partition.iter().map(|(name, value)| format!("{name}={}", value.serialize_encoded())).collect();
+        let name = format!("part-{:05}-{}-c000.zstd.parquet", self.adds.len(), self.id);
+        Ok(Path::parse(folders.join("/"))?.join(name).to_string())
+    }
+
+    async fn end(&mut self) -> Result<(), SilverError> {
+        let Some(mut open) = self.open.take() else { return Ok(()) };
+        let (size, stats) = match open.finish().await {
+            Ok(written) => written,
+            Err(failed) => {
+                open.upload.abort().await;
+                return Err(failed.of(&self.table));
+            }
+        };
+        let OpenFile { path, upload, .. } = open;
+        upload.finish().await?;
+        let values = self.partition.iter().map(|(name, value)| (name.clone(), (!value.is_null()).then(|| value.serialize())));
+        self.adds.push(Add {
+            path,
+            size: size as i64,
+            partition_values: values.collect(),
+            modification_time: chrono::Utc::now().timestamp_millis(),
+            data_change: true,
+            stats: Some(stats),
+            tags: None,
+            deletion_vector: None,
+            base_row_id: None,
+            default_row_commit_version: None,
+            clustering_provider: None,
+        });
+        Ok(())
+    }
+
+    fn parquet(&self, source: ParquetError) -> SilverError {
+        SilverError::Parquet { table: self.table.name.clone(), source }
+    }
+}
+
+/// Why a file is not written.
+enum Failed {
+    Encoding(ParquetError),
+    Store(crate::store::StoreError),
+    /// A thread that took part ended early.
+    Lost,
+}
+
+impl Failed {
+    fn of(self, table: &Table) -> SilverError {
+        match self {
+            Self::Encoding(source) => SilverError::Parquet { table: table.name.clone(), source },
+            Self::Store(error) => error.into(),
+            Self::Lost => SilverError::Task { table: table.name.clone(), message: "a column was not encoded".to_owned() },
+        }
+    }
+}
+
+impl From<ParquetError> for Failed {
+    fn from(source: ParquetError) -> Self {
+        Self::Encoding(source)
+    }
+}
+
+impl OpenFile {
+    /// Rows that the row group may still take, by what its rows took so far.
+    fn room(&self) -> usize {
+        let Some(group) = &self.group else { return ROWS };
+        let properties = self.writer.properties();
+        let rows = properties.max_row_group_row_count().unwrap_or(usize::MAX).saturating_sub(group.rows);
+        let (bytes, limit) = (group.size(), properties.max_row_group_bytes().unwrap_or(usize::MAX));
+        let each = (bytes / group.rows.max(1)).max(1);
+        rows.min(limit.saturating_sub(bytes) / each).max(1)
+    }
+
+    /// Encoded bytes, those of the open row group as they are reckoned.
+    fn size(&self) -> usize {
+        self.writer.bytes_written() + self.group.as_ref().map_or(0, RowGroup::size)
+    }
+
+    async fn encode(&mut self, rows: &RecordBatch) -> Result<(), Failed> {
+        let group = match &mut self.group {
+            Some(group) => group,
+            none => none.insert(RowGroup::new(&self.groups, &self.writer)?),
+        };
+        group.rows += rows.num_rows();
+        let (rows, schema) = (rows.clone(), self.schema.clone());
+        side_by_side(&group.fields, move |at, field| {
+            let column = rows.column(at);
+            match field {
+                Field::Leaves(writers) => {
+                    let leaves = compute_leaves(schema.field(at), column)?;
+                    writers.iter_mut().zip(&leaves).try_for_each(|(writer, leaf)| writer.write(leaf))
+                }
+                Field::Texts(texts) => texts.write(column),
+            }
+        })
+        .await?;
+        let properties = self.writer.properties();
+        let full = properties.max_row_group_row_count().is_some_and(|most| group.rows >= most)
+            || properties.max_row_group_bytes().is_some_and(|most| group.size() >= most);
+        if full { self.end_group().await } else { Ok(()) }
+    }
+
+    async fn end_group(&mut self) -> Result<(), Failed> {
+        let Some(group) = self.group.take() else { return Ok(()) };
+        let chunks: Arc<Vec<Mutex<Vec<Chunk>>>> = Arc::new(group.fields.iter().map(|_| Mutex::default()).collect());
+        let ended = chunks.clone();
+        side_by_side(&group.fields, move |at, field| {
+            *locked(&ended[at]) = std::mem::replace(field, Field::Leaves(Vec::new())).close()?;
+            Ok(())
+        })
+        .await?;
+        let mut writer = self.writer.next_row_group()?;
+        for field in chunks.iter() {
+            for chunk in std::mem::take(&mut *locked(field)) {
+                match chunk {
+                    Chunk::Leaf(chunk) => chunk.append_to_row_group(&mut writer)?,
+                    Chunk::Texts(bytes, told) => writer.append_column(&bytes, told)?,
+                }
+            }
+        }
+        writer.close()?;
+        self.send().await
+    }
+
+    async fn send(&mut self) -> Result<(), Failed> {
+        self.writer.flush().map_err(|error| ParquetError::External(Box::new(error)))?;
+        let bytes = std::mem::take(self.writer.inner_mut());
+        self.upload.put(&bytes).await.map_err(Failed::Store)
+    }
+
+    /// Size and statistics of the file, all of which is with its upload then.
+    async fn finish(&mut self) -> Result<(usize, String), Failed> {
+        self.end_group().await?;
+        let footer = self.writer.finish()?;
+        self.send().await?;
+        Ok((self.writer.bytes_written(), stats(&footer)))
+    }
+}
+
+impl RowGroup {
+    fn new(groups: &ArrowRowGroupWriterFactory, of: &SerializedFileWriter<Vec<u8>>) -> Result<Self, ParquetError> {
+        let (schema, properties) = (of.schema_descr(), of.properties());
+        let mut fields: Vec<Field> = schema.root_schema().get_fields().iter().map(|_| Field::Leaves(Vec::new())).collect();
+        for (at, writer) in groups.create_column_writers(of.flushed_row_groups().len())?.into_iter().enumerate() {
+            let leaf = schema.column(at);
+            let field = &mut fields[schema.get_column_root_idx(at)];
+            match (field, properties.compression(leaf.path())) {
+                (field, Compression::ZSTD(level)) if has_few_texts(&leaf, properties) => {
+                    *field = Field::Texts(Box::new(TextColumn::new(leaf, level, properties.data_page_row_count_limit())));
+                }
+                (Field::Leaves(writers), _) => writers.push(writer),
+                (Field::Texts(_), _) => {}
+            }
+        }
+        Ok(Self { fields: Arc::new(fields.into_iter().map(Mutex::new).collect()), rows: 0 })
+    }
+
+    fn size(&self) -> usize {
+        self.fields.iter().map(|field| locked(field).size()).sum()
+    }
+}
+
+impl Field {
+    fn size(&self) -> usize {
+        match self {
+            Self::Leaves(writers) => writers.iter().map(ArrowColumnWriter::get_estimated_total_bytes).sum(),
+            Self::Texts(texts) => texts.size(),
+        }
+    }
+
+    fn close(self) -> Result<Vec<Chunk>, ParquetError> {
+        match self {
+            Self::Leaves(writers) => writers.into_iter().map(|writer| writer.close().map(Chunk::Leaf)).collect(),
+            Self::Texts(texts) => texts.close().map(|(bytes, told)| vec![Chunk::Texts(bytes, told)]),
+        }
+    }
+}
+
+/// A column of the table itself whose texts are worth a dictionary.
+fn has_few_texts(leaf: &ColumnDescriptor, properties: &WriterProperties) -> bool {
+    let path = leaf.path();
+    path.parts().len() == 1
+        && matches!(leaf.logical_type_ref(), Some(LogicalType::String))
+        && leaf.max_rep_level() == 0
+        && properties.dictionary_enabled(path)
+        && properties.statistics_enabled(path) == EnabledStatistics::Page
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Counts who is encoding.
+struct Turn;
+
+impl Turn {
+    /// How many may take part, each other encoder being as busy.
+    fn begin() -> (Self, usize) {
+        let others = ENCODING.fetch_add(1, Ordering::Relaxed);
+        (Self, tokio::runtime::Handle::current().metrics().num_workers() / (others + 1))
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        ENCODING.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Does `work` for every field, by as many threads as are free.
+async fn side_by_side(
+    fields: &Arc<Vec<Mutex<Field>>>,
+    work: impl Fn(usize, &mut Field) -> Result<(), ParquetError> + Send + Sync + 'static,
+) -> Result<(), Failed> {
+    let (_turn, lanes) = Turn::begin();
+    let (next, work) = (Arc::new(AtomicUsize::new(0)), Arc::new(work));
+    let (done, mut results) = mpsc::unbounded_channel();
+    let lane = {
+        let fields = fields.clone();
+        move || loop {
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            let Some(field) = fields.get(at) else { return };
+            if done.send(work(at, &mut locked(field))).is_err() {
+                return;
+            }
+        }
+    };
+    for _ in 1..lanes.min(fields.len()) {
+        // A task that this thread spawned would wait for it.
+        tokio::task::spawn_blocking(lane.clone());
+    }
+    lane();
+    drop(lane);
+    // Who comes late finds nothing left to do and is not waited for.
+    for _ in 0..fields.len() {
+        results.recv().await.ok_or(Failed::Lost)??;
+    }
+    Ok(())
+}

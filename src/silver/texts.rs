@@ -1,0 +1,669 @@
+//! A column of texts that come again, as a Parquet column chunk: its dictionary, and pages of codes.
+//!
+//! The generic encoder hashes every value, and compares it with the least and the greatest so far, though it be one of a handful, and
+//! most were codes of a dictionary already when they came here. This one looks a code of such a dictionary up once a batch, tells a
+//! text that follows its equal by comparing the two, and asks for bounds only of the codes that a page has. Pages are version 1, codes
+//! run-length encoded or bit-packed, everything zstd; once the dictionary is larger than [`DICTIONARY`] the pages that follow have
+//! the texts themselves, so that no reader meets anything that it does not know from other writers.
+
+use std::cell::RefCell;
+
+use arrow::array::{Array, ArrayRef, AsArray, StringArray};
+use arrow::datatypes::Int32Type;
+use bytes::Bytes;
+use hashbrown::HashTable;
+use parquet::basic::{BoundaryOrder, Compression, Encoding, PageType, Type, ZstdLevel};
+use parquet::column::page::{CompressedPage, Page, PageWriter};
+use parquet::column::writer::ColumnCloseResult;
+use parquet::data_type::ByteArray;
+use parquet::errors::ParquetError;
+use parquet::file::metadata::{ColumnChunkMetaData, ColumnIndexBuilder, LevelHistogram, OffsetIndexBuilder, PageEncodingStats};
+use parquet::file::statistics::{Statistics, ValueStatistics};
+use parquet::file::writer::{SerializedPageWriter, TrackedWrite};
+use parquet::schema::types::ColumnDescPtr;
+use xxhash_rust::xxh3::xxh3_64;
+
+/// Bytes of a dictionary.
+const DICTIONARY: usize = 1 << 20;
+/// Bytes of a page of texts.
+const PAGE: usize = 1 << 20;
+/// Bytes of a bound that is told.
+const BOUND: usize = 64;
+const NULL: u32 = u32::MAX;
+
+pub(super) struct TextColumn {
+    leaf: ColumnDescPtr,
+    level: ZstdLevel,
+    page_rows: usize,
+    nullable: bool,
+    dictionary: Dictionary,
+    /// Texts that are no codes any more.
+    plain: Option<Vec<u8>>,
+    page: OpenPage,
+    pages: Vec<EncodedPage>,
+}
+
+#[derive(Default)]
+struct Dictionary {
+    codes: HashTable<u32>,
+    /// As Parquet has them: a length and the bytes, each.
+    texts: Vec<u8>,
+    ends: Vec<u32>,
+    /// The page that last had each code.
+    seen: Vec<u32>,
+}
+
+#[derive(Default)]
+struct OpenPage {
+    /// One for each row that has a text, while they are codes.
+    codes: Vec<u32>,
+    /// Which rows have a text, once one has none.
+    valid: Vec<bool>,
+    rows: usize,
+    nulls: usize,
+    /// Bytes of the texts.
+    bytes: usize,
+    bounds: Bounds,
+    /// Codes that the page has, each once.
+    distinct: Vec<u32>,
+}
+
+struct EncodedPage {
+    bytes: Bytes,
+    uncompressed: usize,
+    rows: usize,
+    nulls: usize,
+    text_bytes: usize,
+    encoding: Encoding,
+    bounds: Bounds,
+}
+
+impl TextColumn {
+    pub fn new(leaf: ColumnDescPtr, level: ZstdLevel, page_rows: usize) -> Self {
+        let nullable = leaf.max_def_level() > 0;
+        let (dictionary, page) = (Dictionary::default(), OpenPage::default());
+        Self { leaf, level, page_rows: page_rows.max(1), nullable, dictionary, plain: None, page, pages: Vec::new() }
+    }
+
+    /// Texts, or codes of texts.
+    pub fn write(&mut self, column: &ArrayRef) -> Result<(), ParquetError> {
+        if let Some(coded) = column.as_any_dictionary_opt() {
+            let (Some(keys), Some(texts)) = (coded.keys().as_primitive_opt::<Int32Type>(), coded.values().as_string_opt::<i32>()) else {
+                return Err(unlike(column));
+            };
+            let mut known = vec![NULL; texts.len()];
+            let text_of = |key: i32| usize::try_from(key).ok().filter(|key| *key < texts.len() && texts.is_valid(*key));
+            for row in 0..keys.len() {
+                match keys.is_valid(row).then(|| text_of(keys.value(row))).flatten() {
+                    Some(key) if self.plain.is_none() => {
+                        if known[key] == NULL {
+                            known[key] = self.dictionary.code(texts.value(key).as_bytes());
+                        }
+                        self.push_code(known[key], texts.value_length(key) as usize)?;
+                    }
+                    Some(key) => self.push_plain(texts.value(key).as_bytes())?,
+                    None => self.push_null()?,
+                }
+            }
+            return Ok(());
+        }
+        let Some(texts) = column.as_string_opt::<i32>() else { return Err(unlike(column)) };
+        self.write_texts(texts)
+    }
+
+    fn write_texts(&mut self, texts: &StringArray) -> Result<(), ParquetError> {
+        let mut last: (&[u8], u32) = (b"", NULL);
+        for row in 0..texts.len() {
+            if texts.is_null(row) {
+                self.push_null()?;
+                continue;
+            }
+            let text = texts.value(row).as_bytes();
+            if self.plain.is_some() {
+                self.push_plain(text)?;
+                continue;
+            }
+            if last.1 == NULL || !same(last.0, text) {
+                last = (text, self.dictionary.code(text));
+            }
+            self.push_code(last.1, text.len())?;
+        }
+        Ok(())
+    }
+
+    fn push_code(&mut self, code: u32, bytes: usize) -> Result<(), ParquetError> {
+        self.page.codes.push(code);
+        let (page, seen) = (self.pages.len() as u32 + 1, &mut self.dictionary.seen[code as usize]);
+        if *seen != page {
+            *seen = page;
+            self.page.distinct.push(code);
+        }
+        self.pushed(bytes)
+    }
+
+    fn push_plain(&mut self, text: &[u8]) -> Result<(), ParquetError> {
+        if let Some(plain) = &mut self.plain {
+            plain.extend_from_slice(&(text.len() as u32).to_le_bytes());
+            plain.extend_from_slice(text);
+        }
+        widen(&mut self.page.bounds, text, text);
+        self.pushed(text.len())
+    }
+
+    fn pushed(&mut self, bytes: usize) -> Result<(), ParquetError> {
+        let page = &mut self.page;
+        if page.nulls > 0 {
+            page.valid.push(true);
+        }
+        page.rows += 1;
+        page.bytes += bytes;
+        self.look()
+    }
+
+    fn push_null(&mut self) -> Result<(), ParquetError> {
+        if !self.nullable {
+            return Err(ParquetError::General(format!("{} has a null and must not have one", self.leaf.path())));
+        }
+        let page = &mut self.page;
+        if page.nulls == 0 {
+            page.valid = vec![true; page.rows];
+        }
+        page.valid.push(false);
+        page.nulls += 1;
+        page.rows += 1;
+        self.look()
+    }
+
+    /// Ends the page where it is full, and the dictionary where that is.
+    fn look(&mut self) -> Result<(), ParquetError> {
+        let overflows = self.plain.is_none() && self.dictionary.texts.len() > DICTIONARY;
+        let full = self.page.rows >= self.page_rows || self.plain.as_ref().is_some_and(|plain| plain.len() >= PAGE);
+        if overflows || full {
+            self.end_page()?;
+        }
+        if overflows {
+            self.plain = Some(Vec::new());
+        }
+        Ok(())
+    }
+
+    fn end_page(&mut self) -> Result<(), ParquetError> {
+        let page = std::mem::take(&mut self.page);
+        if page.rows == 0 {
+            return Ok(());
+        }
+        let mut body = Vec::new();
+        if self.nullable {
+            body.extend_from_slice(&[0; 4]);
+            if page.nulls == 0 {
+                run(page.rows, 1, 1, &mut body);
+            } else {
+                hybrid(&page.valid.iter().map(|valid| u32::from(*valid)).collect::<Vec<_>>(), 1, &mut body);
+            }
+            let length = body.len() as u32 - 4;
+            body[..4].copy_from_slice(&length.to_le_bytes());
+        }
+        let mut bounds = page.bounds;
+        let encoding = match &mut self.plain {
+            Some(plain) => {
+                body.append(plain);
+                Encoding::PLAIN
+            }
+            None => {
+                for code in page.distinct {
+                    let text = self.dictionary.text(code);
+                    widen(&mut bounds, text, text);
+                }
+                let width = (u32::BITS - (self.dictionary.ends.len().saturating_sub(1) as u32).leading_zeros()) as u8;
+                body.push(width);
+                hybrid(&page.codes, width, &mut body);
+                Encoding::RLE_DICTIONARY
+            }
+        };
+        let (uncompressed, bytes) = (body.len(), compressed(&body, self.level)?);
+        let OpenPage { rows, nulls, bytes: text_bytes, .. } = page;
+        self.pages.push(EncodedPage { bytes, uncompressed, rows, nulls, text_bytes, encoding, bounds });
+        Ok(())
+    }
+
+    /// Encoded bytes, those of the open page as they are reckoned.
+    pub fn size(&self) -> usize {
+        let ended: usize = self.pages.iter().map(|page| page.bytes.len()).sum();
+        let width = self.dictionary.ends.len().next_power_of_two().trailing_zeros() as usize;
+        ended + self.dictionary.texts.len() + self.page.codes.len() * width / 8 + self.plain.as_ref().map_or(0, Vec::len)
+    }
+
+    /// The chunk, and what the footer says of it.
+    pub fn close(mut self) -> Result<(Bytes, ColumnCloseResult), ParquetError> {
+        self.end_page()?;
+        let mut sink = TrackedWrite::new(Vec::new());
+        let mut writer = SerializedPageWriter::new(&mut sink);
+        let mut chunk = Chunk::new(self.nullable);
+        let coded = self.pages.iter().any(|page| page.encoding == Encoding::RLE_DICTIONARY);
+        if coded {
+            let Dictionary { texts, ends, .. } = &self.dictionary;
+            let buf = compressed(texts, self.level)?;
+            let page = Page::DictionaryPage { buf, num_values: ends.len() as u32, encoding: Encoding::PLAIN, is_sorted: false };
+            chunk.uncompressed += writer.write_page(CompressedPage::new(page, texts.len()))?.uncompressed_size;
+            chunk.count(PageType::DICTIONARY_PAGE, Encoding::PLAIN);
+        }
+        for page in self.pages {
+            let data = Page::DataPage {
+                buf: page.bytes.clone(),
+                num_values: page.rows as u32,
+                encoding: page.encoding,
+                def_level_encoding: Encoding::RLE,
+                rep_level_encoding: Encoding::RLE,
+                statistics: None,
+            };
+            let written = writer.write_page(CompressedPage::new(data, page.uncompressed))?;
+            chunk.uncompressed += written.uncompressed_size;
+            chunk.add(page, written.offset as i64, written.compressed_size as i32);
+        }
+        writer.close()?;
+        let bytes: Bytes = sink.into_inner()?.into();
+        let close = chunk.told(self.leaf, self.level, bytes.len(), coded)?;
+        Ok((bytes, close))
+    }
+}
+
+impl Dictionary {
+    fn code(&mut self, text: &[u8]) -> u32 {
+        let hash = xxh3_64(text);
+        if let Some(code) = self.codes.find(hash, |code| same(self.text(*code), text)) {
+            return *code;
+        }
+        let code = self.ends.len() as u32;
+        let Self { codes, texts, ends, .. } = self;
+        codes.insert_unique(hash, code, |code| xxh3_64(text_at(texts, ends, *code)));
+        self.texts.extend_from_slice(&(text.len() as u32).to_le_bytes());
+        self.texts.extend_from_slice(text);
+        self.ends.push(self.texts.len() as u32);
+        self.seen.push(0);
+        code
+    }
+
+    fn text(&self, code: u32) -> &[u8] {
+        text_at(&self.texts, &self.ends, code)
+    }
+}
+
+fn text_at<'t>(texts: &'t [u8], ends: &[u32], code: u32) -> &'t [u8] {
+    let code = code as usize;
+    let start = code.checked_sub(1).map_or(0, |before| ends[before] as usize) + size_of::<u32>();
+    &texts[start..ends[code] as usize]
+}
+
+/// Whether short texts are equal, word by word: a call would take longer.
+fn same(a: &[u8], b: &[u8]) -> bool {
+    let ((words_a, rest_a), (words_b, rest_b)) = (a.as_chunks::<8>(), b.as_chunks::<8>());
+    if a.len() != b.len() || !words_a.iter().eq(words_b) {
+        return false;
+    }
+    match (a.last_chunk::<8>(), b.last_chunk::<8>()) {
+        (Some(last_a), Some(last_b)) => last_a == last_b,
+        _ => rest_a.iter().eq(rest_b),
+    }
+}
+
+/// What is known of a chunk, page by page.
+struct Chunk {
+    nullable: bool,
+    rows: usize,
+    nulls: usize,
+    text_bytes: usize,
+    uncompressed: usize,
+    first_page: Option<i64>,
+    bounds: Bounds,
+    index: ColumnIndexBuilder,
+    offsets: OffsetIndexBuilder,
+    pages: Vec<PageEncodingStats>,
+    /// Bounds of the page before, and whether those of the pages only ever rise, or fall.
+    before: Bounds,
+    rising: bool,
+    falling: bool,
+}
+
+impl Chunk {
+    fn new(nullable: bool) -> Self {
+        Self {
+            nullable,
+            rows: 0,
+            nulls: 0,
+            text_bytes: 0,
+            uncompressed: 0,
+            first_page: None,
+            bounds: None,
+            index: ColumnIndexBuilder::new(Type::BYTE_ARRAY),
+            offsets: OffsetIndexBuilder::new(),
+            pages: Vec::new(),
+            before: None,
+            rising: true,
+            falling: true,
+        }
+    }
+
+    fn count(&mut self, page_type: PageType, encoding: Encoding) {
+        match self.pages.last_mut().filter(|last| last.page_type == page_type && last.encoding == encoding) {
+            Some(last) => last.count += 1,
+            None => self.pages.push(PageEncodingStats { page_type, encoding, count: 1 }),
+        }
+    }
+
+    fn add(&mut self, page: EncodedPage, offset: i64, size: i32) {
+        self.count(PageType::DATA_PAGE, page.encoding);
+        self.first_page.get_or_insert(offset);
+        self.rows += page.rows;
+        self.nulls += page.nulls;
+        self.text_bytes += page.text_bytes;
+        self.offsets.append_row_count(page.rows as i64);
+        self.offsets.append_offset_and_size(offset, size);
+        self.offsets.append_unencoded_byte_array_data_bytes(Some(page.text_bytes as i64));
+        if self.nullable {
+            self.index.append_histograms(&None, &Some(levels(page.rows, page.nulls)));
+        }
+        let Some((least, most)) = page.bounds else {
+            self.index.append(true, Vec::new(), Vec::new(), page.nulls as i64);
+            return;
+        };
+        widen(&mut self.bounds, &least, &most);
+        self.index.append(false, least_bound(&least).0.into_vec(), most_bound(&most).0.into_vec(), page.nulls as i64);
+        if let Some((least_before, most_before)) = &self.before {
+            self.rising &= *least_before <= least && *most_before <= most;
+            self.falling &= *least_before >= least && *most_before >= most;
+        }
+        self.before = Some((least, most));
+    }
+
+    fn told(mut self, leaf: ColumnDescPtr, level: ZstdLevel, bytes: usize, coded: bool) -> Result<ColumnCloseResult, ParquetError> {
+        let (least, most) = self.bounds.map(|(least, most)| (least_bound(&least), most_bound(&most))).unzip();
+        let is_exact = |bound: &Option<(Box<[u8]>, bool)>| bound.as_ref().is_some_and(|(_, exact)| *exact);
+        let exact = (is_exact(&least), is_exact(&most));
+        let value = |bound: Option<(Box<[u8]>, bool)>| bound.map(|(bound, _)| ByteArray::from(bound.into_vec()));
+        let statistics = ValueStatistics::new(value(least), value(most), None, Some(self.nulls as u64), false);
+        let mut encodings = vec![Encoding::PLAIN, Encoding::RLE];
+        encodings.extend(coded.then_some(Encoding::RLE_DICTIONARY));
+        let metadata = ColumnChunkMetaData::builder(leaf)
+            .set_compression(Compression::ZSTD(level))
+            .set_encodings(encodings)
+            .set_page_encoding_stats(self.pages)
+            .set_total_compressed_size(bytes as i64)
+            .set_total_uncompressed_size(self.uncompressed as i64)
+            .set_num_values(self.rows as i64)
+            .set_dictionary_page_offset(coded.then_some(0))
+            .set_data_page_offset(self.first_page.unwrap_or(0))
+            .set_unencoded_byte_array_data_bytes(Some(self.text_bytes as i64))
+            .set_definition_level_histogram(self.nullable.then(|| levels(self.rows, self.nulls)))
+            .set_statistics(Statistics::ByteArray(statistics.with_min_is_exact(exact.0).with_max_is_exact(exact.1)))
+            .build()?;
+        self.index.set_boundary_order(match (self.rising, self.falling) {
+            (true, _) => BoundaryOrder::ASCENDING,
+            (false, true) => BoundaryOrder::DESCENDING,
+            (false, false) => BoundaryOrder::UNORDERED,
+        });
+        Ok(ColumnCloseResult {
+            bytes_written: bytes as u64,
+            rows_written: self.rows as u64,
+            metadata,
+            bloom_filter: None,
+            column_index: Some(self.index.build()?),
+            offset_index: Some(self.offsets.build()),
+        })
+    }
+}
+
+/// How many rows have no text, and how many have one.
+fn levels(rows: usize, nulls: usize) -> LevelHistogram {
+    vec![nulls as i64, (rows - nulls) as i64].into()
+}
+
+/// The least and the greatest of some texts.
+type Bounds = Option<(Box<[u8]>, Box<[u8]>)>;
+
+fn widen(bounds: &mut Bounds, least: &[u8], most: &[u8]) {
+    match bounds {
+        Some((low, high)) => {
+            if least < &**low {
+                *low = least.into();
+            }
+            if most > &**high {
+                *high = most.into();
+            }
+        }
+        None => *bounds = Some((least.into(), most.into())),
+    }
+}
+
+/// A text that is not greater and not too long, and whether it is the same.
+fn least_bound(text: &[u8]) -> (Box<[u8]>, bool) {
+    let cut = cut(text);
+    (cut.as_bytes().into(), cut.len() == text.len())
+}
+
+/// A text that is not less and not too long, if there is one, and whether it is the same.
+fn most_bound(text: &[u8]) -> (Box<[u8]>, bool) {
+    let begin = cut(text);
+    if begin.len() == text.len() {
+        return (text.into(), true);
+    }
+    let after = |letter: char| (u32::from(letter) + 1..=u32::from(char::MAX)).find_map(char::from_u32);
+    let next = begin.char_indices().rev().find_map(|(at, letter)| Some(format!("{}{}", &begin[..at], after(letter)?)));
+    next.map_or_else(|| (text.into(), true), |next| (next.into_bytes().into(), false))
+}
+
+/// The text's first letters.
+fn cut(text: &[u8]) -> &str {
+    let text = std::str::from_utf8(text).unwrap_or_default();
+    &text[..text.floor_char_boundary(BOUND)]
+}
+
+/// Parquet's hybrid of runs and bit-packed groups of eight.
+fn hybrid(values: &[u32], width: u8, out: &mut Vec<u8>) {
+    const GROUP: usize = 8;
+    /// Groups whose number takes one byte.
+    const GROUPS: usize = 63;
+    let equal = |at: usize| values[at..].iter().take_while(|value| **value == values[at]).count();
+    let repeats = |at: usize| values[at..].len() >= GROUP && values[at..at + GROUP].iter().all(|value| *value == values[at]);
+    let mut at = 0;
+    while at < values.len() {
+        if width == 0 || repeats(at) {
+            let count = equal(at);
+            run(count, values[at], width, out);
+            at += count;
+            continue;
+        }
+        let start = at;
+        while at < values.len() && at - start < GROUPS * GROUP && !repeats(at) {
+            at = (at + GROUP).min(values.len());
+        }
+        let groups = (at - start).div_ceil(GROUP);
+        out.push((groups << 1 | 1) as u8);
+        pack(&values[start..at], groups * GROUP, width, out);
+    }
+}
+
+fn run(count: usize, value: u32, width: u8, out: &mut Vec<u8>) {
+    let mut header = count << 1;
+    while header >= 0x80 {
+        out.push(header as u8 | 0x80);
+        header >>= 7;
+    }
+    out.push(header as u8);
+    out.extend_from_slice(&value.to_le_bytes()[..usize::from(width).div_ceil(8)]);
+}
+
+/// The values in `width` bits each, the lowest first, filled up with zeros to `count` of them, which are whole bytes.
+fn pack(values: &[u32], count: usize, width: u8, out: &mut Vec<u8>) {
+    let (mut bits, mut filled) = (0_u64, 0_u32);
+    for value in values.iter().copied().chain(std::iter::repeat_n(0, count - values.len())) {
+        bits |= u64::from(value) << filled;
+        filled += u32::from(width);
+        while filled >= 8 {
+            out.push(bits as u8);
+            bits >>= 8;
+            filled -= 8;
+        }
+    }
+}
+
+fn compressed(bytes: &[u8], level: ZstdLevel) -> Result<Bytes, ParquetError> {
+    thread_local! {
+        /// One for each thread: making one costs more than most pages.
+        static COMPRESSOR: RefCell<Option<(i32, zstd::bulk::Compressor<'static>)>> = const { RefCell::new(None) };
+    }
+    let level = level.compression_level();
+    let failed = |error: std::io::Error| ParquetError::External(Box::new(error));
+    COMPRESSOR.with_borrow_mut(|held| {
+        let fitting = held.take().filter(|(of, _)| *of == level);
+        let (_, compressor) = match fitting {
+            Some(fitting) => held.insert(fitting),
+            None => held.insert((level, zstd::bulk::Compressor::new(level).map_err(failed)?)),
+        };
+        compressor.compress(bytes).map(Bytes::from).map_err(failed)
+    })
+}
+
+fn unlike(column: &ArrayRef) -> ParquetError {
+    ParquetError::General(format!("a column of texts cannot be {}", column.data_type()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::{DictionaryArray, Int32Array, RecordBatch};
+    use arrow::compute::{cast, concat_batches};
+    use arrow::datatypes::{DataType, Field, Schema};
+    use parquet::arrow::ArrowWriter;
+    use parquet::arrow::arrow_reader::{ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
+    use parquet::file::metadata::PageIndexPolicy;
+    use parquet::file::properties::WriterProperties;
+
+    use super::*;
+
+    const PAGE_ROWS: usize = 100;
+
+    fn properties() -> WriterProperties {
+        let properties = WriterProperties::builder().set_compression(Compression::ZSTD(ZstdLevel::default()));
+        properties.set_data_page_row_count_limit(PAGE_ROWS).set_write_batch_size(PAGE_ROWS).build()
+    }
+
+    fn schema(nullable: bool) -> Arc<Schema> {
+        Arc::new(Schema::new(vec![Field::new("text", DataType::Utf8, nullable)]))
+    }
+
+    fn own(parts: &[ArrayRef], nullable: bool) -> Bytes {
+        let writer = ArrowWriter::try_new(Vec::new(), schema(nullable), Some(properties())).unwrap();
+        let (mut file, _) = writer.into_serialized_writer().unwrap();
+        let mut column = TextColumn::new(file.schema_descr().column(0), ZstdLevel::default(), PAGE_ROWS);
+        for part in parts {
+            column.write(part).unwrap();
+        }
+        let (bytes, told) = column.close().unwrap();
+        let mut group = file.next_row_group().unwrap();
+        group.append_column(&bytes, told).unwrap();
+        group.close().unwrap();
+        file.finish().unwrap();
+        std::mem::take(file.inner_mut()).into()
+    }
+
+    fn generic(parts: &[ArrayRef], nullable: bool) -> Bytes {
+        let mut writer = ArrowWriter::try_new(Vec::new(), schema(nullable), Some(properties())).unwrap();
+        for part in parts {
+            writer.write(&rows(part, nullable)).unwrap();
+        }
+        writer.into_inner().unwrap().into()
+    }
+
+    fn rows(part: &ArrayRef, nullable: bool) -> RecordBatch {
+        RecordBatch::try_new(schema(nullable), vec![cast(part, &DataType::Utf8).unwrap()]).unwrap()
+    }
+
+    fn read(file: Bytes) -> (RecordBatch, Arc<parquet::file::metadata::ParquetMetaData>) {
+        let options = ArrowReaderOptions::new().with_page_index_policy(PageIndexPolicy::Required);
+        let reader = ParquetRecordBatchReaderBuilder::try_new_with_options(file, options).unwrap();
+        let (schema, footer) = (reader.schema().clone(), reader.metadata().clone());
+        let batches: Vec<RecordBatch> = reader.build().unwrap().map(Result::unwrap).collect();
+        (concat_batches(&schema, &batches).unwrap(), footer)
+    }
+
+    /// The generic encoder's rows, bounds and pages.
+    fn like_the_generic_one(parts: &[ArrayRef], nullable: bool, name: &str) {
+        let all: Vec<RecordBatch> = parts.iter().map(|part| rows(part, nullable)).collect();
+        let expected = concat_batches(&schema(nullable), &all).unwrap();
+        let ((ours, our_footer), (theirs, their_footer)) = (read(own(parts, nullable)), read(generic(parts, nullable)));
+        assert_eq!(ours.column(0), expected.column(0), "{name}");
+        assert_eq!(theirs.column(0), expected.column(0), "{name}");
+        let (our_chunk, their_chunk) = (our_footer.row_group(0).column(0), their_footer.row_group(0).column(0));
+        assert_eq!(our_chunk.statistics(), their_chunk.statistics(), "{name}");
+        assert_eq!(our_chunk.num_values(), their_chunk.num_values(), "{name}");
+        assert_eq!(our_chunk.unencoded_byte_array_data_bytes(), their_chunk.unencoded_byte_array_data_bytes(), "{name}");
+        if our_chunk.dictionary_page_offset().is_some() && !name.contains("many") {
+            let (ours, theirs) = (our_footer.offset_index().unwrap(), their_footer.offset_index().unwrap());
+            let firsts = |index: &parquet::file::page_index::offset_index::OffsetIndexMetaData| {
+                index.page_locations().iter().map(|page| page.first_row_index).collect::<Vec<_>>()
+            };
+            assert_eq!(firsts(&ours[0][0]), firsts(&theirs[0][0]), "{name}");
+            assert_eq!(our_footer.column_index().unwrap()[0][0], their_footer.column_index().unwrap()[0][0], "{name}");
+        }
+    }
+
+    fn texts(of: impl Iterator<Item = Option<String>>) -> ArrayRef {
+        Arc::new(of.collect::<StringArray>())
+    }
+
+    #[test]
+    fn rows_bounds_and_pages_are_those_of_the_generic_encoder() {
+        let mut seed = 0x9E37_79B9_7F4A_7C15_u64;
+        let mut next = move |below: u64| {
+            seed ^= seed << 13;
+            seed ^= seed >> 7;
+            seed ^= seed << 17;
+            seed % below
+        };
+        let long = |n: u64| format!("{}{n}", "\u{10ffff}é".repeat(n as usize % 40));
+        for (name, distinct) in [("one", 1), ("two", 2), ("few", 9), ("some", 300), ("very many", 300_000)] {
+            for (nulls, nullable) in [(0, false), (0, true), (3, true)] {
+                let count = if distinct > 1000 { 120_000 } else { 900 };
+                let mut value = |_| (nulls == 0 || next(10) >= nulls).then(|| long(next(distinct)));
+                let plain: Vec<ArrayRef> = (0..3).map(|_| texts((0..count).map(&mut value))).collect();
+                like_the_generic_one(&plain, nullable, name);
+                let coded: Vec<ArrayRef> = plain
+                    .iter()
+                    .map(|part| cast(part, &DataType::Dictionary(Box::new(DataType::Int32), Box::new(DataType::Utf8))).unwrap())
+                    .collect();
+                like_the_generic_one(&coded, nullable, name);
+            }
+        }
+        let runs = texts((0..3000).map(|n| Some(format!("{}", n / 37 % 5))));
+        like_the_generic_one(&[runs], true, "runs");
+        let nothing = texts((0..300).map(|_| None));
+        like_the_generic_one(std::slice::from_ref(&nothing), true, "nothing");
+        like_the_generic_one(&[nothing, texts((0..300).map(|n| Some(long(n))))], true, "nothing first");
+        let rising = texts((0..1000).map(|n| Some(format!("{n:06}"))));
+        like_the_generic_one(&[rising], true, "rising");
+    }
+
+    #[test]
+    fn a_null_inside_of_a_dictionary_is_a_null() {
+        let values = Arc::new(StringArray::from(vec![Some("a"), None]));
+        let coded: ArrayRef = Arc::new(DictionaryArray::new(Int32Array::from(vec![Some(0), Some(1), None, Some(0)]), values));
+        like_the_generic_one(std::slice::from_ref(&coded), true, "null inside");
+        let file = ArrowWriter::try_new(Vec::new(), schema(false), None).unwrap();
+        let (file, _) = file.into_serialized_writer().unwrap();
+        let mut column = TextColumn::new(file.schema_descr().column(0), ZstdLevel::default(), PAGE_ROWS);
+        assert!(column.write(&coded).unwrap_err().to_string().contains("must not have one"));
+    }
+
+    #[test]
+    fn every_width_is_read_as_it_was_written() {
+        for width in 0..=20_u8 {
+            let most = (1_u64 << width) as u32;
+            let values: ArrayRef = texts((0..most.min(5000)).map(|n| Some(format!("{n}"))));
+            let keys = Int32Array::from_iter_values(
+                (0..6000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 7).cast_signed().abs() % values.len() as i32),
+            );
+            like_the_generic_one(&[Arc::new(DictionaryArray::new(keys, values))], true, &format!("width {width}"));
+        }
+    }
+}

@@ -166,28 +166,29 @@ async fn settle(piece: Result<Read, StageError>, engine: &Engine, dedupe: &mut D
 
 type Opened = Result<(BronzeObject, Box<dyn std::io::Read + Send>, Option<OwnedSemaphorePermit>), StageError>;
 
-/// Opens objects ahead of their turn, reads `threads` at a time and yields their pieces in the order of the plan.
+/// Opens objects ahead of their turn, reads them ahead of it too, `threads` and the one whose turn it is, and yields their pieces in the order
+/// of the plan.
 ///
 /// Bytes are budgeted and threads are given in the order of the plan, so that no object waits for one behind it.
 fn read_ahead(engine: &Engine, plan: &Arc<BatchPlan>) -> Peekable<BoxStream<'static, Result<Read, StageError>>> {
     let (chunk, threads, program) = (engine.chunk, engine.threads.max(1), Arc::new(Program::new(plan)));
     let (framing, decoding) = (plan.clone(), program.clone());
     let counts: Vec<usize> = together(plan.objects.iter().map(|object| object.size));
-    let groups = in_groups(open_ahead(engine, plan.objects.clone()), counts).map(Ok);
-    let opened = ahead(groups, threads, |error| StageError::Task { file: "objects to come".to_owned(), message: error.to_string() });
-    let readers = opened.map(move |group| {
-        let group = group.unwrap_or_else(|error| vec![Err(error)]);
+    let readers = in_groups(open_ahead(engine, plan.objects.clone()), counts).map(move |group| {
         let (sender, receiver) = mpsc::channel(CHUNKS_AHEAD);
         let (plan, program) = (framing.clone(), (group.len() > 1).then(|| decoding.clone()));
-        async move {
-            // Started here, drained in order below.
-            tokio::spawn(async move { read_objects(group, plan, program, chunk, sender).await });
-            receiver
-        }
+        tokio::spawn(async move { read_objects(group, plan, program, chunk, sender).await });
+        Ok(receiver)
     });
-    let framed = readers.buffered(threads).flat_map(|receiver| {
-        let sent = futures::stream::unfold(receiver, |mut receiver| async move { receiver.recv().await.map(|pieces| (pieces, receiver)) });
-        sent.flat_map(futures::stream::iter)
+    // By a task of its own: whoever drains the first of them does not look for the next.
+    let readers = ahead(readers, threads, |error| StageError::Task { file: "objects to come".to_owned(), message: error.to_string() });
+    let framed = readers.flat_map(|receiver| match receiver {
+        Ok(receiver) => {
+            let sent =
+                futures::stream::unfold(receiver, |mut receiver| async move { receiver.recv().await.map(|pieces| (pieces, receiver)) });
+            sent.flat_map(futures::stream::iter).boxed()
+        }
+        Err(error) => futures::stream::iter([Err(error)]).boxed(),
     });
     let plan = plan.clone();
     let pieces = framed.map(move |piece| to_rows(piece, plan.clone(), program.clone())).buffered(threads * CHUNKS_A_THREAD);

@@ -32,6 +32,8 @@ pub struct Latest {
     waiting: Together,
     /// What orders of records have in common, by the numbers that rows in the spool bear in their last column.
     tails: Arc<Vec<String>>,
+    /// A chunk's rows that are written at once.
+    nothing: Option<RecordBatch>,
     /// Stored bytes of the objects that were read, and of all.
     stored: (u64, u64),
 }
@@ -53,6 +55,7 @@ impl Latest {
             spool,
             waiting,
             tails: Arc::default(),
+            nothing: None,
             stored: (0, plan.objects.iter().map(|object| object.size).sum()),
         }
     }
@@ -63,7 +66,7 @@ impl Latest {
         let offsets = places.iter().map(|place| base + u64::from(place.start)).collect();
         self.keys.add(Arrivals { keys: &hashes.keys, ranges, tail: &tail, prefixes, offsets, deletes });
         let records = Records { read, quarantined: rejects.len() as u64, ..Records::default() };
-        let nothing = rows.slice(0, 0);
+        let nothing = self.nothing.get_or_insert_with(|| rows.slice(0, 0)).clone();
         if rows.num_rows() > 0 {
             if self.tails.last() != Some(&tail) {
                 Arc::make_mut(&mut self.tails).push(tail);

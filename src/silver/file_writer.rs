@@ -32,6 +32,8 @@ use crate::store::Upload;
 
 /// Rows encoded between two looks at a file's size.
 const ROWS: usize = 8192;
+/// Rows that are encoded at once although a row group may end a little too large with them.
+const FEW: usize = 64;
 /// Who is encoding, in all of the process.
 static ENCODING: AtomicUsize = AtomicUsize::new(0);
 
@@ -204,7 +206,7 @@ impl OpenFile {
         let rows = properties.max_row_group_row_count().unwrap_or(usize::MAX).saturating_sub(group.rows);
         let (bytes, limit) = (group.size(), properties.max_row_group_bytes().unwrap_or(usize::MAX));
         let each = (bytes / group.rows.max(1)).max(1);
-        rows.min(limit.saturating_sub(bytes) / each).max(1)
+        rows.min((limit.saturating_sub(bytes) / each).max(FEW)).max(1)
     }
 
     /// Encoded bytes, those of the open row group as they are reckoned.

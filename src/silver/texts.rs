@@ -519,7 +519,10 @@ fn compressed(bytes: &[u8], level: ZstdLevel) -> Result<Bytes, ParquetError> {
             Some(fitting) => held.insert(fitting),
             None => held.insert((level, zstd::bulk::Compressor::new(level).map_err(failed)?)),
         };
-        compressor.compress(bytes).map(Bytes::from).map_err(failed)
+        let mut compressed = compressor.compress(bytes).map_err(failed)?;
+        // As much room was made as could be needed.
+        compressed.shrink_to_fit();
+        Ok(compressed.into())
     })
 }
 

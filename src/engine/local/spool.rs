@@ -35,12 +35,21 @@ pub struct Spool {
     memory: Vec<RecordBatch>,
     /// Everything after what is in memory; the file has no name and goes with the process.
     disk: Option<StreamWriter<BufWriter<File>>>,
+    /// Batches that are there.
+    spilled: usize,
 }
 
 impl Spool {
     /// `limit` bytes stay in memory, the rest goes to `folder`.
     pub fn new(folder: &Path, limit: u64) -> Self {
-        Self { folder: folder.to_owned(), limit: usize::try_from(limit).unwrap_or(usize::MAX), held: 0, memory: Vec::new(), disk: None }
+        Self {
+            folder: folder.to_owned(),
+            limit: usize::try_from(limit).unwrap_or(usize::MAX),
+            held: 0,
+            memory: Vec::new(),
+            disk: None,
+            spilled: 0,
+        }
     }
 
     pub fn push(&mut self, rows: RecordBatch) -> Result<(), SpoolError> {
@@ -60,6 +69,7 @@ impl Spool {
                 empty.insert(StreamWriter::try_new(BufWriter::with_capacity(BUFFER, tempfile::tempfile_in(&self.folder)?), &rows.schema())?)
             }
         };
+        self.spilled += 1;
         disk.write(rows)
     }
 
@@ -76,13 +86,15 @@ impl Spool {
         let mut file = disk.get_ref().get_ref().try_clone()?;
         file.seek(SeekFrom::Start(0))?;
         let file = BufReader::with_capacity(BUFFER, file);
-        Ok(Some(FromDisk { file, decoder: StreamDecoder::new(), free: Arc::default() }))
+        Ok(Some(FromDisk { file, left: self.spilled, decoder: StreamDecoder::new(), free: Arc::default() }))
     }
 }
 
 /// Rows as they come back, message by message of Arrow's stream format.
 struct FromDisk {
     file: BufReader<File>,
+    /// Batches that are still to come.
+    left: usize,
     decoder: StreamDecoder,
     free: Free,
 }
@@ -95,14 +107,11 @@ const KEPT: usize = 4;
 const CONTINUATION: u32 = u32::MAX;
 
 impl FromDisk {
-    /// The next rows; `None` at the end, for nobody finishes the stream.
-    fn rows(&mut self) -> Result<Option<RecordBatch>, ArrowError> {
+    /// The next rows.
+    fn rows(&mut self) -> Result<RecordBatch, ArrowError> {
         loop {
             let mut length = [0; 4];
-            match self.file.read_exact(&mut length) {
-                Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(None),
-                read => read?,
-            }
+            self.file.read_exact(&mut length)?;
             let mut head = length.to_vec();
             if u32::from_le_bytes(length) == CONTINUATION {
                 self.file.read_exact(&mut length)?;
@@ -114,8 +123,7 @@ impl FromDisk {
             let (is_rows, size) = (message.header_type() == MessageHeader::RecordBatch, message.bodyLength().max(0).cast_unsigned());
             self.decoder.decode(&mut Buffer::from_vec(head))?;
             let mut body = if is_rows { self.body(size)? } else { self.small(size)? };
-            let rows = self.decoder.decode(&mut body)?;
-            if rows.is_some() {
+            if let Some(rows) = self.decoder.decode(&mut body)? {
                 return Ok(rows);
             }
         }
@@ -146,7 +154,8 @@ impl Iterator for FromDisk {
     type Item = Result<RecordBatch, ArrowError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        self.rows().transpose()
+        self.left = self.left.checked_sub(1)?;
+        Some(self.rows())
     }
 }
 
@@ -204,5 +213,9 @@ mod tests {
             let rows: Vec<RecordBatch> = spool.read().unwrap().map(Result::unwrap).collect();
             assert_eq!(rows, (0..10).map(|part| batch(part * 100)).collect::<Vec<_>>());
         }
+        spool.spilled += 1;
+        let mut rows = spool.read().unwrap();
+        assert!((0..10).all(|_| rows.next().is_some_and(|rows| rows.is_ok())));
+        assert!(rows.next().is_some_and(|lost| lost.is_err()), "rows that are not there are missed");
     }
 }

@@ -6,20 +6,22 @@
 use std::collections::BTreeMap;
 
 use futures::{StreamExt, TryStreamExt};
+use object_store::ObjectMeta;
 use tokio::sync::mpsc;
 
 use crate::domain::time::days_from_civil;
 use crate::domain::{BronzeObject, Layout, PathValues, Source};
 use crate::plan::order;
-use crate::store::{Store, StoreError};
+use crate::store::{Action, Store, StoreError};
 
 /// Year, month and day.
 const LEVELS: usize = 3;
 /// Objects of an archive class that one listing asks about, in order of their keys: whether one is restored takes a request each.
 const ARCHIVED_ASKED: usize = 1000;
 const ASKED_AT_ONCE: usize = 32;
-/// Names that wait for whoever compares them with what is known.
-pub const LISTED_AHEAD: usize = 4096;
+/// Names that are handed on together, and such runs of them that wait for whoever compares them with what is known.
+const LISTED_TOGETHER: usize = 256;
+pub const LISTED_AHEAD: usize = 16;
 
 /// The dates and the share of objects that a run looks at.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -74,17 +76,25 @@ pub async fn list(bronze: &Store, source: &Source, selection: &Selection) -> Res
     Ok(listing)
 }
 
-/// Tells what a source has, as long as somebody listens.
-pub async fn send(bronze: &Store, source: &Source, selection: &Selection, to: mpsc::Sender<Listed>) -> Result<(), StoreError> {
+/// Tells what a source has, as long as somebody listens; by a task of its own, for there may be very many to compare.
+pub async fn send(bronze: &Store, source: &Source, selection: &Selection, to: mpsc::Sender<Vec<Listed>>) -> Result<(), StoreError> {
     let folder = source_folder(source);
+    let task = tokio::spawn(tell(bronze.clone(), folder.clone(), selection.clone(), to));
+    task.await.unwrap_or_else(|error| Err(bronze.interrupted(Action::List, &folder, error)))
+}
+
+async fn tell(bronze: Store, folder: String, selection: Selection, to: mpsc::Sender<Vec<Listed>>) -> Result<(), StoreError> {
     let within = selection.clone();
-    let mut entries = bronze.list_wide(&folder, LEVELS, move |folder| within.takes_dates(&path_values(folder)));
-    while let Some((key, meta)) = entries.try_next().await? {
-        if !selection.takes(&key) {
-            continue;
-        }
-        let listed = Listed { version: bronze.version_of(&meta), size: meta.size, is_archived: bronze.is_archived(&meta), key };
-        if to.send(listed).await.is_err() {
+    let entries = bronze.list_wide(&folder, LEVELS, move |folder| within.takes_dates(&path_values(folder)));
+    let mut entries = entries.ready_chunks(LISTED_TOGETHER);
+    while let Some(some) = entries.next().await {
+        let some: Vec<(String, ObjectMeta)> = some.into_iter().collect::<Result<_, _>>()?;
+        let taken = some.into_iter().filter(|(key, _)| selection.takes(key));
+        let listed = taken.map(|(key, meta)| {
+            let (version, is_archived) = (bronze.version_of(&meta), bronze.is_archived(&meta));
+            Listed { key, version, size: meta.size, is_archived }
+        });
+        if to.send(listed.collect()).await.is_err() {
             break;
         }
     }
@@ -92,10 +102,12 @@ pub async fn send(bronze: &Store, source: &Source, selection: &Selection, to: mp
 }
 
 /// What a listing's names stand for; those that are known, by key and version, are only counted, because nobody needs to see them again.
-pub async fn collect(mut listed: mpsc::Receiver<Listed>, source: &Source, is_known: impl Fn(&str, &str) -> bool) -> Listing {
+pub async fn collect(listed: mpsc::Receiver<Vec<Listed>>, source: &Source, is_known: impl Fn(&str, &str) -> bool) -> Listing {
     let folder = source_folder(source);
     let mut listing = Listing::default();
-    while let Some(Listed { key, version, size, is_archived }) = listed.recv().await {
+    let runs = futures::stream::unfold(listed, |mut listed| async move { listed.recv().await.map(|run| (run, listed)) });
+    let mut names = std::pin::pin!(runs.flat_map(futures::stream::iter));
+    while let Some(Listed { key, version, size, is_archived }) = names.next().await {
         if is_known(&key, &version) {
             listing.known += 1;
             continue;

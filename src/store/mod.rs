@@ -27,6 +27,7 @@ use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::prefix::PrefixStore;
 use object_store::{GetOptions, GetRange, GetResultPayload, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
+use tokio::task::JoinError;
 use url::Url;
 
 pub use ahead::ahead;
@@ -274,6 +275,11 @@ impl Store {
 
     fn access<'p>(&'p self, action: Action, path: &'p str) -> impl FnOnce(object_store::Error) -> StoreError + use<'p> {
         move |source| StoreError::Access { action, path: path.into(), place: self.place().into(), source }
+    }
+
+    /// A task that was at it ended early.
+    pub fn interrupted(&self, action: Action, path: &str, error: JoinError) -> StoreError {
+        self.access(action, path)(error.into())
     }
 
     /// The address, and where the bucket really is if that is elsewhere.

@@ -5,7 +5,7 @@
 
 use bytes::{Bytes, BytesMut};
 use object_store::{MultipartUpload, ObjectStoreExt, PutPayload};
-use tokio::task::{JoinError, JoinSet};
+use tokio::task::JoinSet;
 
 use super::{Action, Store, StoreError};
 
@@ -54,7 +54,7 @@ impl Upload {
     }
 
     async fn arrived(&mut self) -> object_store::Result<()> {
-        self.sent.join_next().await.unwrap_or(Ok(Ok(()))).unwrap_or_else(|error| Err(interrupted(error)))
+        self.sent.join_next().await.unwrap_or(Ok(Ok(()))).unwrap_or_else(|error| Err(error.into()))
     }
 
     /// The object is there after it. Where this fails, it was given up.
@@ -100,8 +100,4 @@ impl Upload {
     fn failed(&self, source: object_store::Error) -> StoreError {
         self.store.access(Action::Write, &self.path)(source)
     }
-}
-
-fn interrupted(error: JoinError) -> object_store::Error {
-    object_store::Error::Generic { store: "upload", source: Box::new(error) }
 }

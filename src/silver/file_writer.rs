@@ -85,6 +85,7 @@ impl FileWriter {
 
     /// Rows of the writer's schema.
     pub async fn write(&mut self, rows: &RecordBatch) -> Result<(), SilverError> {
+        self.check(rows)?;
         let mut at = 0;
         while at < rows.num_rows() {
             let open = self.open()?;
@@ -97,6 +98,19 @@ impl FileWriter {
             }
         }
         Ok(())
+    }
+
+    /// The encoders look at types, not at names, and take what lies under a null for a value where there must be none.
+    fn check(&self, rows: &RecordBatch) -> Result<(), SilverError> {
+        let fields = self.schema.fields();
+        let named = rows.schema_ref().fields().iter().map(|field| field.name()).eq(fields.iter().map(|field| field.name()));
+        let unlike = fields.iter().zip(rows.columns()).find(|(field, column)| !field.is_nullable() && column.logical_null_count() > 0);
+        let message = match unlike {
+            _ if !named => "rows have other columns than their file".to_owned(),
+            Some((field, _)) => format!("{} has a null and must not have one", field.name()),
+            None => return Ok(()),
+        };
+        Err(self.parquet(ParquetError::ArrowError(message)))
     }
 
     /// Every file written.

@@ -14,7 +14,7 @@ use std::fmt::Write as _;
 
 pub use exact::Exact;
 use parser::Parser;
-pub use quick::{Found, Names, find_special};
+pub use quick::{Found, Names, Quoted, TAKEN, find_special, number, plain_text, token};
 
 /// Where a value would be noted that an object does not have.
 pub const ABSENT: u32 = u32::MAX;

@@ -3,8 +3,10 @@
 //! It accepts only what the strict parser accepts, and leaves the same nodes; whatever is unusual (damage, a number of more than
 //! 18 digits, a name that stands twice, an object of very many fields) it leaves to the strict one, which knows what to say. A
 //! feed repeats the order of its fields, so the name that followed last time is compared with the bytes before any look-up; where
-//! optional fields are left out, the few names behind it are tried too. Strings are searched eight bytes at a time. The bytes
+//! optional fields are left out, the few names behind it are tried too. Strings are searched sixteen bytes at a time. The bytes
 //! are known to be UTF-8.
+//!
+//! Whoever knows what to make of a field's value may take it before it is parsed: then it is not on the tape at all.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -19,6 +21,10 @@ const FIELDS: usize = 48;
 /// Digits that always fit in 64 bits.
 const DIGITS: usize = 18;
 const DEPTH: usize = 64;
+/// Digits that are a double as a whole number.
+const EXACT_DIGITS: usize = 15;
+/// Powers of ten that are, as far as so many digits can stand behind a point.
+const TENS: [f64; EXACT_DIGITS + 1] = [1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15];
 
 /// The names that are looked for in an object, and what usually follows them.
 #[derive(Debug, Clone)]
@@ -32,7 +38,7 @@ pub struct Names {
 
 /// A name in its quotes.
 #[derive(Debug)]
-struct Quoted {
+pub struct Quoted {
     bytes: Box<[u8]>,
     /// Its first bytes, and which bits of them are its own: four words are compared sooner than a call compares a few bytes.
     words: [u64; 4],
@@ -40,6 +46,12 @@ struct Quoted {
 }
 
 impl Quoted {
+    /// `None` for a name that must be escaped, and so may stand in several ways.
+    pub fn of(name: &str) -> Option<Self> {
+        let is_plain = !name.bytes().any(|byte| matches!(byte, b'"' | b'\\' | 0..=0x1f));
+        is_plain.then(|| Self::new(name))
+    }
+
     fn new(name: &str) -> Self {
         let bytes = format!("\"{name}\"").into_bytes();
         let (mut words, mut masks) = ([0; 4], [0; 4]);
@@ -50,7 +62,12 @@ impl Quoted {
         Self { bytes: bytes.into(), words, masks }
     }
 
-    fn begins(&self, text: &[u8]) -> bool {
+    /// Bytes with both quotes.
+    pub fn length(&self) -> usize {
+        self.bytes.len()
+    }
+
+    pub fn begins(&self, text: &[u8]) -> bool {
         let Some((words, [])) = text.get(..32).map(<[u8]>::as_chunks::<8>).filter(|_| self.bytes.len() <= 32) else {
             return text.starts_with(&self.bytes);
         };
@@ -66,8 +83,7 @@ impl Names {
         for name in names {
             if !index.contains_key(name) {
                 index.insert(name.into(), quoted.len() as u32);
-                let is_plain = !name.bytes().any(|byte| matches!(byte, b'"' | b'\\' | 0..=0x1f));
-                quoted.push(is_plain.then(|| Quoted::new(name)));
+                quoted.push(Quoted::of(name));
             }
         }
         // As if they came in the order given, until a record shows another one.
@@ -102,6 +118,9 @@ impl Names {
     }
 }
 
+/// Where a value would be noted that was taken, and so is not on the tape.
+pub const TAKEN: u32 = u32::MAX - 1;
+
 /// What was found in an object.
 #[derive(Debug, Clone, Copy)]
 pub struct Found {
@@ -113,6 +132,9 @@ pub struct Found {
 impl Tape {
     /// Parses `source[range]`, which is UTF-8, as one object, and writes the node of each name's value to `slots`.
     /// `None` leaves the tape as it was; the strict parser is to be asked.
+    ///
+    /// `take` is offered each name's value first: which name, the source up to the record's end, and where in it the value begins. It says
+    /// where the value ends if it took one that the strict parser would accept ([`TAKEN`]).
     pub fn parse_quick(
         &mut self,
         source: &[u8],
@@ -120,12 +142,13 @@ impl Tape {
         max_depth: usize,
         names: &mut Names,
         slots: &mut [u32],
+        take: impl FnMut(usize, &[u8], usize) -> Option<usize>,
     ) -> Option<Found> {
         slots.fill(ABSENT);
         let bytes = source.get(..range.end)?;
         let (nodes, text) = (self.nodes.len(), self.text.len());
         let mut quick = Quick { tape: self, bytes, at: range.start, max_depth: max_depth.min(DEPTH) };
-        let unknown = quick.record(names, slots).filter(|_| quick.at == bytes.len());
+        let unknown = quick.record(names, slots, take).filter(|_| quick.at == bytes.len());
         if unknown.is_none() {
             self.nodes.truncate(nodes);
             self.text.truncate(text);
@@ -149,52 +172,66 @@ struct Quick<'t, 'b> {
 
 impl Quick<'_, '_> {
     /// Whether the record has unknown fields.
-    fn record(&mut self, names: &mut Names, slots: &mut [u32]) -> Option<bool> {
+    fn record(&mut self, names: &mut Names, slots: &mut [u32], mut take: impl FnMut(usize, &[u8], usize) -> Option<usize>) -> Option<bool> {
         let root = self.open(Kind::Object, 0)?;
         let mut unknown: Vec<u32> = Vec::new();
         let mut previous = names.len();
         let mut more = self.first(b'}')?;
         while more {
-            let key = self.tape.nodes.len() as u32;
-            let known = match names.predicted(previous, self.bytes.get(self.at..)?) {
+            let (key, start) = (self.tape.nodes.len() as u32, self.at);
+            match names.predicted(previous, self.bytes.get(self.at..)?) {
                 Some((name, length)) => {
-                    let start = self.at;
                     self.at += length;
-                    self.push(Kind::String, start, IN_SOURCE);
-                    Some(name)
+                    previous = name;
+                    self.field(name, slots, &mut take, |quick| quick.push_to(Kind::String, start, start + length, IN_SOURCE))?;
                 }
                 None => {
                     self.string()?;
-                    let name = names.position(self.tape.value(self.bytes, key).as_str());
-                    if let Some(name) = name {
-                        names.follows[previous] = name as u32;
+                    match names.position(self.tape.value(self.bytes, key).as_str()) {
+                        Some(name) => {
+                            names.follows[previous] = name as u32;
+                            previous = name;
+                            let node = self.tape.nodes.pop()?;
+                            self.field(name, slots, &mut take, |quick| quick.tape.nodes.push(node))?;
+                        }
+                        None => {
+                            self.unlike(&unknown, key)?;
+                            unknown.push(key);
+                            self.colon()?;
+                            self.value(1)?;
+                        }
                     }
-                    name
                 }
-            };
-            self.colon()?;
-            let slot = match known {
-                Some(name) => {
-                    previous = name;
-                    Some(slots.get_mut(name)?)
-                }
-                None => {
-                    self.unlike(&unknown, key)?;
-                    unknown.push(key);
-                    None
-                }
-            };
-            if let Some(slot) = slot {
-                if *slot != ABSENT {
-                    return None;
-                }
-                *slot = key + 1;
             }
-            self.value(1)?;
             more = self.next(b'}')?;
         }
         self.close(root);
         Some(!unknown.is_empty())
+    }
+
+    /// Behind a known name, which `key` puts on the tape if nobody takes its value.
+    #[inline]
+    fn field(
+        &mut self,
+        name: usize,
+        slots: &mut [u32],
+        take: &mut impl FnMut(usize, &[u8], usize) -> Option<usize>,
+        key: impl FnOnce(&mut Self),
+    ) -> Option<()> {
+        self.colon()?;
+        let slot = slots.get_mut(name).filter(|slot| **slot == ABSENT)?;
+        match take(name, self.bytes, self.at) {
+            Some(end) => {
+                *slot = TAKEN;
+                self.at = end;
+            }
+            None => {
+                *slot = self.tape.nodes.len() as u32 + 1;
+                key(self);
+                self.value(1)?;
+            }
+        }
+        Some(())
     }
 
     /// A name that is not among these.
@@ -257,13 +294,9 @@ impl Quick<'_, '_> {
 
     /// The next byte that is no white space.
     fn token(&mut self) -> Option<u8> {
-        loop {
-            let byte = *self.bytes.get(self.at)?;
-            if !matches!(byte, b' ' | b'\t' | b'\n' | b'\r') {
-                return Some(byte);
-            }
-            self.at += 1;
-        }
+        let (byte, at) = token(self.bytes, self.at)?;
+        self.at = at;
+        Some(byte)
     }
 
     fn value(&mut self, depth: usize) -> Option<()> {
@@ -339,47 +372,10 @@ impl Quick<'_, '_> {
     }
 
     fn number(&mut self) -> Option<()> {
-        let start = self.at;
-        let negative = self.bytes.get(start) == Some(&b'-');
-        self.at += usize::from(negative);
-        let first = self.at;
-        let number = self.digits()?;
-        let digits = self.at - first;
-        if digits > DIGITS || (digits > 1 && self.bytes.get(first) == Some(&b'0')) {
-            return None;
-        }
-        let kind = match self.bytes.get(self.at) {
-            Some(b'.' | b'e' | b'E') => self.fraction(start)?,
-            _ if negative && number == 0 => Kind::Float(-0.0),
-            _ => Kind::Int(if negative { -number } else { number }),
-        };
+        let (kind, end) = number(self.bytes, self.at)?;
+        let start = std::mem::replace(&mut self.at, end);
         self.push(kind, start, IN_SOURCE);
         Some(())
-    }
-
-    /// At least one digit; their value is of no use where they are more than [`DIGITS`].
-    fn digits(&mut self) -> Option<i64> {
-        let start = self.at;
-        let mut number = 0_i64;
-        while let Some(digit) = self.bytes.get(self.at).map(|byte| byte.wrapping_sub(b'0')).filter(|digit| *digit < 10) {
-            number = number.wrapping_mul(10).wrapping_add(i64::from(digit));
-            self.at += 1;
-        }
-        (self.at > start).then_some(number)
-    }
-
-    fn fraction(&mut self, start: usize) -> Option<Kind> {
-        if self.bytes.get(self.at) == Some(&b'.') {
-            self.at += 1;
-            self.digits()?;
-        }
-        if matches!(self.bytes.get(self.at), Some(b'e' | b'E')) {
-            self.at += 1;
-            self.at += usize::from(matches!(self.bytes.get(self.at), Some(b'+' | b'-')));
-            self.digits()?;
-        }
-        let text = std::str::from_utf8(self.bytes.get(start..self.at)?).ok()?;
-        text.parse::<f64>().ok().filter(|float| float.is_finite()).map(Kind::Float)
     }
 
     fn string(&mut self) -> Option<()> {
@@ -410,9 +406,82 @@ impl Quick<'_, '_> {
     }
 
     fn push(&mut self, kind: Kind, start: usize, text: (u32, u32)) {
-        let next = self.tape.nodes.len() as u32 + 1;
-        self.tape.nodes.push(Node { kind, start: start as u32, end: self.at as u32, next, text });
+        self.push_to(kind, start, self.at, text);
     }
+
+    fn push_to(&mut self, kind: Kind, start: usize, end: usize, text: (u32, u32)) {
+        let next = self.tape.nodes.len() as u32 + 1;
+        self.tape.nodes.push(Node { kind, start: start as u32, end: end as u32, next, text });
+    }
+}
+
+/// The next byte that is no white space, and where it stands.
+#[inline]
+pub fn token(bytes: &[u8], mut at: usize) -> Option<(u8, usize)> {
+    loop {
+        let byte = *bytes.get(at)?;
+        if !matches!(byte, b' ' | b'\t' | b'\n' | b'\r') {
+            return Some((byte, at));
+        }
+        at += 1;
+    }
+}
+
+/// The number that begins here, unless it is unusual, and where it ends.
+#[inline]
+pub fn number(bytes: &[u8], start: usize) -> Option<(Kind, usize)> {
+    let negative = bytes.get(start) == Some(&b'-');
+    let first = start + usize::from(negative);
+    let (whole, end) = digits(bytes, first, 0)?;
+    if end - first > DIGITS || (end - first > 1 && bytes.get(first) == Some(&b'0')) {
+        return None;
+    }
+    match bytes.get(end) {
+        Some(b'.' | b'e' | b'E') => fraction(bytes, start, first, (whole, end)),
+        _ if negative && whole == 0 => Some((Kind::Float(-0.0), end)),
+        _ => Some((Kind::Int(if negative { -whole } else { whole }), end)),
+    }
+}
+
+/// At least one digit, read on from `number`; their value is of no use where they are more than [`DIGITS`].
+#[inline]
+fn digits(bytes: &[u8], start: usize, mut number: i64) -> Option<(i64, usize)> {
+    let mut at = start;
+    while let Some(digit) = bytes.get(at).map(|byte| byte.wrapping_sub(b'0')).filter(|digit| *digit < 10) {
+        number = number.wrapping_mul(10).wrapping_add(i64::from(digit));
+        at += 1;
+    }
+    (at > start).then_some((number, at))
+}
+
+fn fraction(bytes: &[u8], start: usize, first: usize, (whole, point): (i64, usize)) -> Option<(Kind, usize)> {
+    let (mut at, mut all) = (point, whole);
+    if bytes.get(at) == Some(&b'.') {
+        (all, at) = digits(bytes, at + 1, whole)?;
+    }
+    // Both are doubles, and so is what they stand for, rounded once.
+    let behind = at - point;
+    if !matches!(bytes.get(at), Some(b'e' | b'E')) && at - first <= EXACT_DIGITS + 1 {
+        let float = all as f64 / TENS.get(behind.checked_sub(1)?)?;
+        return Some((Kind::Float(if first > start { -float } else { float }), at));
+    }
+    if matches!(bytes.get(at), Some(b'e' | b'E')) {
+        at += 1;
+        at += usize::from(matches!(bytes.get(at), Some(b'+' | b'-')));
+        (_, at) = digits(bytes, at, 0)?;
+    }
+    let text = std::str::from_utf8(bytes.get(start..at)?).ok()?;
+    text.parse::<f64>().ok().filter(|float| float.is_finite()).map(|float| (Kind::Float(float), at))
+}
+
+/// The text between the quotes that begins here, where it has no escape, and where its closing quote stands.
+#[inline]
+pub fn plain_text(bytes: &[u8], start: usize) -> Option<(&[u8], usize)> {
+    if *bytes.get(start)? != b'"' {
+        return None;
+    }
+    let end = find_special(bytes, start + 1).filter(|end| bytes[*end] == b'"')?;
+    Some((&bytes[start + 1..end], end))
 }
 
 /// The next quote, backslash or control character.

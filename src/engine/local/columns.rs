@@ -1,4 +1,6 @@
 //! Columns under construction: values of a contract's types, row by row, that can be taken back.
+//!
+//! A column may be shorter than the table: the rows that it lacks are null, and cost nothing until a value comes behind them.
 
 use std::sync::Arc;
 
@@ -24,7 +26,7 @@ pub struct Column {
 }
 
 #[derive(Debug)]
-enum Values {
+pub(super) enum Values {
     Boolean(Vec<bool>),
     Long(Vec<i64>),
     Double(Vec<f64>),
@@ -42,7 +44,7 @@ enum Values {
 
 /// Texts one behind the other; they are known to be UTF-8, and looked at once more when the array is made.
 #[derive(Debug, Default)]
-struct Texts {
+pub(super) struct Texts {
     bytes: Vec<u8>,
     ends: Vec<i32>,
 }
@@ -56,7 +58,7 @@ impl Texts {
     }
 
     /// `None`: nothing was appended, for no column holds so much text.
-    fn push(&mut self, text: &[u8]) -> Option<()> {
+    pub(super) fn push(&mut self, text: &[u8]) -> Option<()> {
         let end = i32::try_from(self.bytes.len() + text.len()).ok()?;
         self.bytes.extend_from_slice(text);
         self.ends.push(end);
@@ -64,7 +66,11 @@ impl Texts {
     }
 
     fn push_empty(&mut self) {
-        self.ends.push(end_of(&self.ends) as i32);
+        self.pad(self.ends.len() + 1);
+    }
+
+    fn pad(&mut self, rows: usize) {
+        self.ends.resize(rows, end_of(&self.ends) as i32);
     }
 
     fn truncate(&mut self, rows: usize) {
@@ -118,47 +124,62 @@ impl Column {
         Self::new(&shape.ty, 0)
     }
 
-    /// Appends one row. `false` where the column cannot hold the value, which then is null.
-    pub fn push(&mut self, value: Option<Value<'_>>) -> bool {
+    /// Sets a row that the column does not have yet. `false` where it cannot hold the value, which then is null.
+    pub fn set(&mut self, row: usize, value: Option<Value<'_>>) -> bool {
+        let Some(value) = value else { return true };
+        self.pad(row);
+        self.push(value)
+    }
+
+    /// Appends one row.
+    fn push(&mut self, value: Value<'_>) -> bool {
+        let row = self.valid.len();
+        // What an object refers to is its id; without one it refers to nothing.
+        let value = match (&self.values, value.kind()) {
+            (Values::Reference(_), Kind::Object) => value.get("id"),
+            _ => Some(value),
+        };
         let Some(value) = value.filter(|value| !value.kind().is_null()) else {
-            self.push_null();
+            self.pad(row + 1);
             return true;
         };
-        let pushed = match &mut self.values {
-            Values::Reference(texts) => match referred(value) {
-                Referred::Nothing => {
-                    self.push_null();
-                    return true;
-                }
-                Referred::To(id) => texts.push(id).map(|()| true),
-                Referred::Unlike => None,
-            },
-            values => values.push(value),
-        };
-        match pushed {
+        match self.values.push(row, value) {
             Some(whole) => {
                 self.valid.push(true);
                 whole
             }
             None => {
-                self.push_null();
+                self.pad(row + 1);
                 false
             }
         }
     }
 
-    fn push_null(&mut self) {
-        self.valid.push(false);
-        match &mut self.values {
-            Values::Boolean(flags) => flags.push(false),
-            Values::Long(numbers) | Values::Duration(numbers) | Values::Timestamp { micros: numbers, .. } => numbers.push(0),
-            Values::Double(numbers) => numbers.push(0.0),
-            Values::Decimal { values, .. } => values.push(0),
-            Values::Date(days) => days.push(0),
-            Values::Text(texts) | Values::Reference(texts) | Values::Json(texts) => texts.push_empty(),
-            Values::Struct { children, .. } => children.iter_mut().for_each(Column::push_null),
-            Values::List { ends, .. } | Values::Map { ends, .. } => ends.push(end_of(ends) as i32),
+    /// Gives the column its first rows, null where it does not have them.
+    pub(super) fn pad(&mut self, rows: usize) {
+        if self.valid.len() >= rows {
+            return;
         }
+        self.valid.resize(rows, false);
+        match &mut self.values {
+            Values::Boolean(flags) => flags.resize(rows, false),
+            Values::Long(numbers) | Values::Duration(numbers) | Values::Timestamp { micros: numbers, .. } => numbers.resize(rows, 0),
+            Values::Double(numbers) => numbers.resize(rows, 0.0),
+            Values::Decimal { values, .. } => values.resize(rows, 0),
+            Values::Date(days) => days.resize(rows, 0),
+            Values::Text(texts) | Values::Reference(texts) | Values::Json(texts) => texts.pad(rows),
+            Values::Struct { .. } => {}
+            Values::List { ends, .. } | Values::Map { ends, .. } => ends.resize(rows, end_of(ends) as i32),
+        }
+    }
+
+    /// Where a value is to be appended behind the rows that are there; [`Self::has_value`] says that it was.
+    pub(super) fn values(&mut self) -> &mut Values {
+        &mut self.values
+    }
+
+    pub(super) fn has_value(&mut self) {
+        self.valid.push(true);
     }
 
     /// Takes back all rows but the first ones.
@@ -184,21 +205,28 @@ impl Column {
         }
     }
 
-    /// Whether the last row has a value.
-    pub fn last_is_valid(&self) -> bool {
-        self.valid.last().copied().unwrap_or(false)
+    /// Whether a row has a value.
+    pub fn is_valid(&self, row: usize) -> bool {
+        self.valid.get(row).copied().unwrap_or(false)
     }
 
-    /// The instant of the last row.
-    pub fn last_micros(&self) -> Option<i64> {
+    /// The instant of a row.
+    pub fn micros(&self, row: usize) -> Option<i64> {
         match &self.values {
-            Values::Timestamp { micros, .. } if self.last_is_valid() => micros.last().copied(),
+            Values::Timestamp { micros, .. } if self.is_valid(row) => micros.get(row).copied(),
             _ => None,
         }
     }
 
-    pub fn array(self) -> Result<ArrayRef, ArrowError> {
+    /// The rows that are there.
+    fn all(self) -> Result<ArrayRef, ArrowError> {
         let rows = self.valid.len();
+        self.array(rows)
+    }
+
+    /// The same as so many rows.
+    pub fn array(mut self, rows: usize) -> Result<ArrayRef, ArrowError> {
+        self.pad(rows);
         let nulls = if self.valid.iter().all(|valid| *valid) { None } else { Some(NullBuffer::from(self.valid)) };
         Ok(match self.values {
             Values::Boolean(flags) => Arc::new(BooleanArray::new(BooleanBuffer::from(flags), nulls)),
@@ -211,16 +239,16 @@ impl Column {
             Values::Date(days) => Arc::new(Date32Array::new(days.into(), nulls)),
             Values::Text(texts) | Values::Reference(texts) | Values::Json(texts) => Arc::new(texts.array(nulls)?),
             Values::Struct { object, children, .. } => {
-                let arrays = children.into_iter().map(Column::array).collect::<Result<Vec<_>, _>>()?;
+                let arrays = children.into_iter().map(|child| child.array(rows)).collect::<Result<Vec<_>, _>>()?;
                 Arc::new(StructArray::try_new_with_length(fields(&object), arrays, nulls, rows)?)
             }
-            Values::List { field, ends, items } => Arc::new(ListArray::try_new(field, offsets(ends), items.array()?, nulls)?),
+            Values::List { field, ends, items } => Arc::new(ListArray::try_new(field, offsets(ends), items.all()?, nulls)?),
             Values::Map { field, ends, keys, items } => {
                 let entries: Fields = match field.data_type() {
                     DataType::Struct(entries) => entries.clone(),
                     other => vec![Arc::new(Field::new("entries", other.clone(), true))].into(),
                 };
-                let entries = StructArray::try_new(entries, vec![Arc::new(keys.array(None)?), items.array()?], None)?;
+                let entries = StructArray::try_new(entries, vec![Arc::new(keys.array(None)?), items.all()?], None)?;
                 Arc::new(MapArray::try_new(field, offsets(ends), entries, nulls, false)?)
             }
         })
@@ -229,7 +257,7 @@ impl Column {
 
 impl Values {
     /// `None`: nothing was appended, the value is not of the kind. `Some(false)`: not all of it could be held.
-    fn push(&mut self, value: Value<'_>) -> Option<bool> {
+    fn push(&mut self, row: usize, value: Value<'_>) -> Option<bool> {
         let text = || matches!(value.kind(), Kind::String).then(|| value.as_bytes());
         match self {
             Values::Boolean(flags) => match value.kind() {
@@ -254,18 +282,16 @@ impl Values {
                 text()?;
                 numbers.push(parse_duration(value.as_str())?);
             }
-            Values::Text(texts) => texts.push(text()?)?,
-            // A reference to nothing is null, and what holds it the column's to say.
-            Values::Reference(_) => return None,
+            Values::Text(texts) | Values::Reference(texts) => texts.push(text()?)?,
             Values::Json(texts) => texts.push(value.compact().as_bytes())?,
-            Values::Struct { object, children, slots } => return push_fields(object, children, slots, value),
+            Values::Struct { object, children, slots } => return push_fields(object, children, slots, (row, value)),
             Values::List { ends, items, .. } => {
                 if !matches!(value.kind(), Kind::Array) {
                     return None;
                 }
                 let mut whole = true;
                 for item in value.items() {
-                    whole &= items.push(Some(item));
+                    whole &= items.push(item);
                 }
                 ends.push(items.valid.len() as i32);
                 return Some(whole);
@@ -283,7 +309,7 @@ impl Values {
                         keys.push_empty();
                         whole = false;
                     }
-                    whole &= items.push(Some(item));
+                    whole &= items.push(item);
                 }
                 ends.push(items.valid.len() as i32);
                 return Some(whole);
@@ -293,33 +319,14 @@ impl Values {
     }
 }
 
-/// What a reference names: an id, or an object that has it.
-enum Referred<'v> {
-    To(&'v [u8]),
-    Nothing,
-    Unlike,
-}
-
-fn referred(value: Value<'_>) -> Referred<'_> {
-    let id = match value.kind() {
-        Kind::Object => value.get("id"),
-        _ => Some(value),
-    };
-    match id.map(|id| (id.kind(), id)) {
-        None | Some((Kind::Null, _)) => Referred::Nothing,
-        Some((Kind::String, id)) => Referred::To(id.as_bytes()),
-        Some(_) => Referred::Unlike,
-    }
-}
-
-fn push_fields(object: &Object, children: &mut [Column], slots: &mut [u32], value: Value<'_>) -> Option<bool> {
+fn push_fields(object: &Object, children: &mut [Column], slots: &mut [u32], (row, value): (usize, Value<'_>)) -> Option<bool> {
     if !matches!(value.kind(), Kind::Object) {
         return None;
     }
     object.slots(value, slots, |_, _| {});
     let mut whole = true;
     for (child, slot) in children.iter_mut().zip(slots.iter()) {
-        whole &= child.push((*slot != ABSENT).then(|| value.sibling(*slot)));
+        whole &= child.set(row, (*slot != ABSENT).then(|| value.sibling(*slot)));
     }
     Some(whole)
 }

@@ -107,9 +107,9 @@ impl Derivation {
         }
     }
 
-    /// Settles for the last row what reconciling left to the event time, and refuses a record whose key is not there.
-    pub fn dates(&self, parts: Parts, columns: &[Values]) -> Result<Dates, Verdict> {
-        let instant = |at: &Option<usize>| columns.get((*at)?)?.last_micros();
+    /// Settles for a row what reconciling left to the event time, and refuses a record whose key is not there.
+    pub fn dates(&self, parts: Parts, columns: &[Values], row: usize) -> Result<Dates, Verdict> {
+        let instant = |at: &Option<usize>| columns.get((*at)?)?.micros(row);
         let date = |at: &Option<usize>| Some(civil_from_days(instant(at)?.div_euclid(MICROS_PER_DAY)));
         let missing = |part: &str| Verdict {
             code: RejectCode::PartitionMissing,
@@ -120,7 +120,7 @@ impl Derivation {
         let year = parts.year.or_else(|| Some(date(&self.parts[0])?.0)).ok_or_else(|| missing("year"))?;
         let month = parts.month.or_else(|| Some(date(&self.parts[1])?.1 as i32)).ok_or_else(|| missing("month"))?;
         let day = parts.day.or_else(|| Some(date(&self.parts[2])?.2 as i32)).ok_or_else(|| missing("day"))?;
-        if let Some((_, name)) = self.key.iter().find(|(at, _)| columns.get(*at).is_none_or(|column| !column.last_is_valid())) {
+        if let Some((_, name)) = self.key.iter().find(|(at, _)| columns.get(*at).is_none_or(|column| !column.is_valid(row))) {
             return Err(Verdict {
                 code: RejectCode::KeyMissing,
                 path: format!("$.{name}"),
@@ -152,7 +152,7 @@ pub fn enrich(chunk: Properties, plan: &BatchPlan) -> Result<Enriched, EnrichErr
     let rows = technical.places.len();
     let failed = |source| EnrichError::Columns { file: origin.file.clone(), source };
     let mut properties: Vec<Option<ArrayRef>> =
-        properties.into_iter().map(|column| column.array().map(Some)).collect::<Result<_, _>>().map_err(failed)?;
+        properties.into_iter().map(|column| column.array(rows).map(Some)).collect::<Result<_, _>>().map_err(failed)?;
     let mut arrays: Vec<ArrayRef> = Vec::with_capacity(columns.columns.len());
     for column in columns.columns.iter().filter(|column| **column != Column::Order) {
         arrays.push(match column {

@@ -17,6 +17,7 @@ pub mod frame;
 pub mod reconcile;
 pub mod rows;
 mod spool;
+mod straight;
 pub mod validate;
 pub mod write;
 

@@ -1,10 +1,11 @@
 //! Steps 2 to 5 for the records of one chunk, one record after the other.
 //!
 //! Nearly every record is sound, and of those nearly every one spells its fields in the order of the one before. So each is first
-//! tried the quick way: parsed into a tape of its own that stays in the cache, looked up by names that were put together when
-//! the batch began ([`Program`]), checked and appended to the columns in one go. Where anything is unusual what was appended is
-//! taken back, and the record goes the exact way, step by step, which also knows what is wrong. The exact way decides; the quick
-//! one may only say what that would say. A property test holds it to this.
+//! tried the quick way: its fields are looked up by names that were put together when the batch began ([`Program`]); values of the
+//! usual kinds go from the bytes into their columns at once ([`Form`]), on the assumption that the record is of the version that the
+//! one before was of; the others are parsed into a tape of its own that stays in the cache, checked, and appended to the columns in one
+//! go. Where anything is unusual what was appended is taken back, and the record goes the exact way, step by step, which also knows
+//! what is wrong. The exact way decides; the quick one may only say what that would say. A property test holds it to this.
 
 use std::ops::Range;
 
@@ -15,10 +16,11 @@ use super::decode::{self, Origin, Place, Verdict};
 use super::enrich::{self, Dates, Derivation, EnrichError, Enriched, Properties, Technical, enrich, rescued};
 use super::frame::Frames;
 use super::reconcile::{Parts, agree, reconcile};
+use super::straight::Form;
 use super::validate::{checker, validate};
 use crate::contract::check::storable;
 use crate::contract::{ABSENT, Property, Source, Version};
-use crate::domain::json::{Kind, Names, Tape, Value, push_key};
+use crate::domain::json::{Found, Kind, Names, TAKEN, Tape, Value, push_key};
 use crate::domain::{PartitionColumn, Reject, RejectCode};
 use crate::job::UnknownFields;
 use crate::plan::in_path::InPath;
@@ -53,6 +55,8 @@ struct Spelling {
     foreign: Vec<usize>,
     /// For each of the newest version's properties: its own one, where that is of the same type and stored as it stands.
     as_they_stand: Vec<Option<usize>>,
+    /// For each name the newest version's property that its values are read into at once, and how.
+    straight: Vec<Option<(usize, Form)>>,
 }
 
 impl Program {
@@ -89,6 +93,7 @@ impl Spelling {
         let ty = |at: usize| &version.root.properties[at].shape.ty;
         let stands = |(source, newest): (&Source, &Property)| source.as_it_stands().filter(|at| *ty(*at) == newest.shape.ty);
         let as_they_stand: Vec<Option<usize>> = version.sources.iter().zip(newest).map(stands).collect();
+        let straight = straight(version, &own, &as_they_stand, names, plan);
         let stored = |at: usize| as_they_stand.contains(&Some(at));
         let foreign = contract.versions().flat_map(|other| &other.root.properties).map(|property| property.name.as_str());
         let foreign = foreign.filter(|name| version.root.position(name).is_none() && !contract.is_reserved(name));
@@ -98,8 +103,38 @@ impl Spelling {
             foreign: foreign.filter_map(|name| names.position(name)).collect(),
             names: own,
             as_they_stand,
+            straight,
         }
     }
+}
+
+/// Only fields that nobody else asks for: the keywords that are not compiled see the whole record, and an older version's property may
+/// be the source of several of the newest's.
+fn straight(
+    version: &Version,
+    own: &[usize],
+    as_they_stand: &[Option<usize>],
+    names: &Names,
+    plan: &BatchPlan,
+) -> Vec<Option<(usize, Form)>> {
+    let mut straight: Vec<Option<(usize, Form)>> = (0..names.len()).map(|_| None).collect();
+    if version.rest.is_some() {
+        return straight;
+    }
+    let contract = &plan.of.contract;
+    let levels = plan.of.job.limits.nesting.saturating_sub(1);
+    for (newest, at) in as_they_stand.iter().enumerate().filter_map(|(newest, at)| Some((newest, (*at)?))) {
+        let property = &version.root.properties[at];
+        let sources = version.sources.iter().filter(|source| source.slot() == Some(at)).count();
+        if sources == 1
+            && !contract.is_reserved(&property.name)
+            && property.name != ENVELOPE
+            && let Some(place) = own.get(at).and_then(|name| straight.get_mut(*name))
+        {
+            *place = Form::of(&property.shape, levels).map(|form| (newest, form));
+        }
+    }
+    straight
 }
 
 /// Frames of one stream → rows.
@@ -127,6 +162,8 @@ struct Rows<'c> {
     default_version: u32,
     tape: Tape,
     names: Names,
+    /// The place of the version that the last record was of among the program's.
+    usual: usize,
     /// Nodes by name, and by property of the record's version.
     by_name: Vec<u32>,
     slots: Vec<u32>,
@@ -149,6 +186,7 @@ impl<'c> Rows<'c> {
     fn new(origin: &'c Origin, bytes: &'c Bytes, base: u64, rows: usize, plan: &'c BatchPlan, program: &'c Program) -> Self {
         let contract = &plan.of.contract;
         let object = &origin.object;
+        let default_version = contract.default_version(object.layout, path_date(&object.path));
         Self {
             plan,
             program,
@@ -157,7 +195,8 @@ impl<'c> Rows<'c> {
             base,
             utf8: std::str::from_utf8(bytes).is_ok(),
             in_path: if program.quick { InPath::of(&object.path, &plan.of) } else { None },
-            default_version: contract.default_version(object.layout, path_date(&object.path)),
+            default_version,
+            usual: program.versions.iter().position(|spelling| spelling.number == default_version).unwrap_or(0),
             tape: Tape::new(),
             names: program.names.clone(),
             by_name: vec![ABSENT; program.names.len()],
@@ -201,29 +240,21 @@ impl<'c> Rows<'c> {
 
     /// A sound record of the usual form; `None` says nothing about others.
     fn quick(&mut self, range: Range<usize>) -> Option<Taken> {
-        let in_path = self.in_path.as_ref()?;
+        self.in_path.as_ref()?;
         if !self.utf8 && std::str::from_utf8(self.bytes.get(range.clone())?).is_err() {
             return None;
         }
-        self.tape.clear();
-        let nesting = self.plan.of.job.limits.nesting;
-        let found = self.tape.parse_quick(self.bytes, range, nesting, &mut self.names, &mut self.by_name)?;
+        let row = self.technical.places.len();
+        let found = self.parse(range, row)?;
         let record = self.tape.value(self.bytes, found.root);
         let by_name = &self.by_name;
-        let named = |name: Option<usize>| by_name.get(name?).filter(|node| **node != ABSENT).map(|node| record.sibling(*node));
+        let named = |name: Option<usize>| node(record, *by_name.get(name?)?);
         if named(self.program.envelope).is_some() {
             return None;
         }
-        let parts = agree(in_path, |column| named(self.program.partition[column]), &self.plan.of)?;
-        let stated = named(self.program.version_field);
-        let number = match stated.map(|value| (value.kind(), value)) {
-            None | Some((Kind::Null, _)) => self.default_version,
-            Some((Kind::Int(number), _)) => u32::try_from(number).ok()?,
-            Some((Kind::String, text)) => text.as_str().parse().ok()?,
-            Some(_) => return None,
-        };
-        let spelling = self.program.versions.iter().find(|spelling| spelling.number == number)?;
-        let version = self.plan.of.contract.version(number)?;
+        let parts = agree(self.in_path.as_ref()?, |column| named(self.program.partition[column]), &self.plan.of)?;
+        let spelling = self.program.versions.get(self.usual)?;
+        let version = self.plan.of.contract.version(spelling.number)?;
         let checker = checker(version, &self.plan.of);
         let mut unknown = found.unknown || spelling.foreign.iter().any(|name| by_name[*name] != ABSENT);
         if unknown && checker.refuses_unknown(&version.root) {
@@ -231,9 +262,10 @@ impl<'c> Rows<'c> {
         }
         self.slots.clear();
         self.slots.extend(spelling.names.iter().map(|name| by_name[*name]));
-        for ((property, node), forms) in version.root.properties.iter().zip(&self.slots).zip(&spelling.forms) {
-            let sound = match *node {
+        for ((property, slot), forms) in version.root.properties.iter().zip(&self.slots).zip(&spelling.forms) {
+            let sound = match *slot {
                 ABSENT => !property.required,
+                TAKEN => true,
                 node => checker.accepts(&property.shape, record.sibling(node), *forms, &mut unknown),
             };
             if !sound {
@@ -248,19 +280,54 @@ impl<'c> Rows<'c> {
         let places = spelling.as_they_stand.iter().zip(&version.sources).zip(newest);
         for (column, ((own, source), property)) in self.columns.iter_mut().zip(places) {
             let whole = match own {
-                Some(at) => column.push(self.slots.get(*at).filter(|node| **node != ABSENT).map(|node| record.sibling(*node))),
+                Some(at) => column.set(row, self.slots.get(*at).and_then(|slot| node(record, *slot))),
                 None => {
                     let resolved = source.resolve(record, &self.slots).ok()?;
                     let value = resolved.value();
-                    value.is_none_or(|value| storable(&property.shape, value).is_ok()) && column.push(value)
+                    value.is_none_or(|value| storable(&property.shape, value).is_ok()) && column.set(row, value)
                 }
             };
             if !whole {
                 return None;
             }
         }
-        let dates = self.program.derivation.dates(parts, &self.columns).ok()?;
-        Some(Taken { version: number, dates, rescued: rescue(unknown, record, version, self.plan) })
+        let dates = self.program.derivation.dates(parts, &self.columns, row).ok()?;
+        Some(Taken { version: version.number, dates, rescued: rescue(unknown, record, version, self.plan) })
+    }
+
+    /// Once more where the record turns out to be of another version than the last one.
+    fn parse(&mut self, range: Range<usize>, row: usize) -> Option<Found> {
+        let found = self.parse_as_usual(range.clone(), row)?;
+        let number = self.stated_version(found)?;
+        let version = self.program.versions.iter().position(|spelling| spelling.number == number)?;
+        if version == self.usual {
+            return Some(found);
+        }
+        self.truncate(row);
+        self.usual = version;
+        self.parse_as_usual(range, row)
+    }
+
+    fn parse_as_usual(&mut self, range: Range<usize>, row: usize) -> Option<Found> {
+        let (columns, straight) = (&mut self.columns, &self.program.versions.get(self.usual)?.straight);
+        let nesting = self.plan.of.job.limits.nesting;
+        self.tape.clear();
+        self.tape.parse_quick(self.bytes, range, nesting, &mut self.names, &mut self.by_name, |name, bytes, at| {
+            let (column, form) = straight.get(name)?.as_ref()?;
+            form.read(columns.get_mut(*column)?, row, bytes, at)
+        })
+    }
+
+    /// The number of the version that the record says it is of, or is of by default.
+    fn stated_version(&self, found: Found) -> Option<u32> {
+        let record = self.tape.value(self.bytes, found.root);
+        let stated = self.program.version_field.and_then(|name| node(record, *self.by_name.get(name)?));
+        match stated.map(|value| (value.kind(), value)) {
+            None | Some((Kind::Null, _)) => Some(self.default_version),
+            Some((Kind::Int(number), _)) => u32::try_from(number).ok(),
+            Some((Kind::String, text)) => text.as_str().parse().ok(),
+            Some(_) => None,
+        }
     }
 
     fn exact(&mut self, range: Range<usize>) -> Result<Taken, Box<Reject>> {
@@ -269,18 +336,19 @@ impl<'c> Rows<'c> {
         self.tape.clear();
         let root = decode::decode(&mut self.tape, bytes, range, &plan.of.job).map_err(|verdict| Box::new(place.reject(verdict, None)))?;
         let record = self.tape.value(bytes, root);
+        let row = self.technical.places.len();
         let judged = judge(record, self.default_version, &mut self.slots, origin, plan).and_then(|(parts, version, unknown)| {
             let newest = &plan.of.contract.latest().root.properties;
             for ((column, source), property) in self.columns.iter_mut().zip(&version.sources).zip(newest) {
                 let whole = match source.resolve(record, &self.slots) {
-                    Ok(resolved) => column.push(resolved.value()),
+                    Ok(resolved) => column.set(row, resolved.value()),
                     Err(_) => false,
                 };
                 if !whole {
                     return Err(unheld(property, version.number));
                 }
             }
-            let dates = self.program.derivation.dates(parts, &self.columns);
+            let dates = self.program.derivation.dates(parts, &self.columns, row);
             let dates = dates.map_err(|verdict| Verdict { version: Some(version.number), ..verdict })?;
             Ok(Taken { version: version.number, dates, rescued: rescue(unknown, record, version, plan) })
         });
@@ -291,6 +359,10 @@ impl<'c> Rows<'c> {
         let Self { origin, bytes, base, columns, technical, rejects, read, exact, .. } = self;
         Properties { origin: origin.clone(), bytes: bytes.clone(), base, columns, technical, rejects, read, exact }
     }
+}
+
+fn node(record: Value<'_>, slot: u32) -> Option<Value<'_>> {
+    (slot < TAKEN).then(|| record.sibling(slot))
 }
 
 /// The steps between decoding and enriching.

@@ -11,13 +11,15 @@
 //! due has taken its successor for it); a brace here that begins a record; a brace hidden at the end of a string; the balanced
 //! end; and else the next place where a record begins. What lies before the border is framed as one range of garbage, and the decoder refuses it.
 //!
-//! A record that is whole in the buffer and has no flaw is found by [`quick`] in one go; the scan would say the same of it.
+//! A record that is a line is found by [`line`], whatever its punctuation, and one that is whole in the buffer and has no flaw by [`quick`],
+//! in one go; the scan would say the same of them.
 //!
 //! Everything is decided on the decoded bytes with a look-ahead of [`LOOK_AHEAD`], never on where a block happens to end, so the
 //! frames do not depend on block sizes. Records longer than `limits.record` are streamed past with their first bytes kept.
 //! Every byte is counted once, as record, delimiter or refused: [`Coverage`].
 
 mod border;
+mod line;
 mod quick;
 mod scan;
 
@@ -32,6 +34,7 @@ use border::{
     after_comma, array_goes_on, balance, balanced_line, begins_record, brace_ending_string, first_line_brace, is_space, leading_keys,
     line_begins, scalar, starts_empty_record,
 };
+use line::{Ways, object_of_a_line};
 use quick::sound_object;
 use scan::{Scan, Scanned};
 
@@ -118,6 +121,9 @@ pub struct Framer<'j> {
     too_long: Option<TooLong>,
     /// The first two keys of the stream's first record.
     typical: Option<(Vec<u8>, Vec<u8>)>,
+    /// Whether the record before was a line.
+    by_line: bool,
+    ways: Ways,
     end: Option<Stop>,
     ended: bool,
     finished: bool,
@@ -140,6 +146,8 @@ impl<'j> Framer<'j> {
             arrays: Vec::new(),
             too_long: None,
             typical: None,
+            by_line: false,
+            ways: Ways::of(records_at),
             end: None,
             ended: false,
             finished: false,
@@ -238,6 +246,9 @@ impl<'j> Framer<'j> {
                 }
                 b'{' => {
                     let envelope = self.arrays.is_empty() && !self.records_at.is_empty();
+                    if self.by_line && self.line(envelope) {
+                        continue;
+                    }
                     match sound_object(&self.buffer, self.at, if envelope { self.records_at } else { &[] }) {
                         Some(end) => self.record(self.at, end),
                         None => {
@@ -271,6 +282,17 @@ impl<'j> Framer<'j> {
         false
     }
 
+    /// Whether the record that begins here is a line, and was framed. The first one is not asked: it says what records begin with.
+    fn line(&mut self, envelope: bool) -> bool {
+        let end = self.typical.as_ref().and_then(|_| object_of_a_line(&self.buffer, self.at, self.record_limit));
+        let end = end.filter(|end| !envelope || !self.ways.between(&self.buffer, self.base, self.at..*end));
+        if let Some(end) = end {
+            self.frame(self.at, end);
+        }
+        self.by_line = end.is_some();
+        self.by_line
+    }
+
     fn scan(&mut self, mut scan: Scan) -> bool {
         match scan.run(&self.buffer, self.records_at) {
             Scanned::Done => self.record(scan.start, scan.at),
@@ -301,6 +323,7 @@ impl<'j> Framer<'j> {
             let keys = leading_keys(&self.buffer, start);
             self.typical = keys.map(|(first, second)| (first.to_vec(), second.to_vec()));
         }
+        self.by_line = matches!(self.buffer.get(end), Some(b'\r' | b'\n'));
         self.frame(start, end);
     }
 

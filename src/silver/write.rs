@@ -24,7 +24,7 @@ use tokio::task::JoinHandle;
 
 use super::encoding::{Choice, SAMPLE_ROWS, apply, choices};
 use super::file_writer::FileWriter;
-use super::together::Together;
+use super::together::{Gathered, Together};
 use super::{SilverError, Table};
 use crate::job;
 use crate::plan::ORDER;
@@ -121,11 +121,10 @@ impl TableWriter {
         self.flush(rows).await
     }
 
-    async fn flush(&mut self, rows: Result<Option<RecordBatch>, ArrowError>) -> Result<(), SilverError> {
-        match rows.map_err(|source| SilverError::Arrow { table: self.table.name.clone(), source })? {
-            Some(rows) => self.write_some(&rows, 0..rows.num_rows() as u32, None).await,
-            None => Ok(()),
-        }
+    async fn flush(&mut self, gathered: Option<Gathered>) -> Result<(), SilverError> {
+        let Some(gathered) = gathered else { return Ok(()) };
+        let rows = gathered.into_one().map_err(|source| SilverError::Arrow { table: self.table.name.clone(), source })?;
+        self.write_some(&rows, 0..rows.num_rows() as u32, None).await
     }
 
     /// Writes the rows at these positions, each once it is complete.

@@ -2,6 +2,8 @@
 //!
 //! What comes back from disk lies in large buffers that are used again once nobody holds their rows: fresh ones would be cleared twice,
 //! by the allocator's caller and by the kernel.
+//!
+//! Rows are put aside many at a time, by a thread of its own ([`Aside`]): whoever brings them is who keeps everybody else at work.
 
 use std::fs::File;
 use std::io::{BufReader, BufWriter, ErrorKind, Read, Seek, SeekFrom};
@@ -15,6 +17,9 @@ use arrow::ipc::reader::StreamDecoder;
 use arrow::ipc::writer::StreamWriter;
 use arrow::ipc::{MessageHeader, root_as_message};
 use bytes::Bytes;
+use tokio::task::JoinHandle;
+
+use crate::silver::together::{Gathered, Together};
 
 #[derive(Debug, thiserror::Error)]
 pub enum SpoolError {
@@ -22,10 +27,68 @@ pub enum SpoolError {
     Disk { folder: PathBuf, source: std::io::Error },
     #[error("the rows of a batch cannot be put aside in {}: {source}", folder.display())]
     Arrow { folder: PathBuf, source: ArrowError },
+    #[error("putting the rows of a batch aside ended early: {message}")]
+    Ended { message: String },
 }
 
 /// Bytes that are written to disk, or read from it, in one go: the rows of a small object are many short pieces.
 const BUFFER: usize = 1 << 20;
+
+/// Rows that are put together until they are many, and then put aside while more of them come.
+pub struct Aside {
+    waiting: Together,
+    spool: Filling,
+}
+
+enum Filling {
+    Idle(Box<Spool>),
+    Busy(JoinHandle<Result<Box<Spool>, SpoolError>>),
+    /// An error was told, or whoever asked for the rows was given up.
+    Lost,
+}
+
+impl Aside {
+    pub fn new(spool: Spool, waiting: Together) -> Self {
+        Self { waiting, spool: Filling::Idle(Box::new(spool)) }
+    }
+
+    pub async fn push(&mut self, rows: RecordBatch) -> Result<(), SpoolError> {
+        match self.waiting.push(rows) {
+            Some(gathered) => self.put(gathered).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn put(&mut self, gathered: Gathered) -> Result<(), SpoolError> {
+        let mut spool = self.idle().await?;
+        self.spool = Filling::Busy(tokio::task::spawn_blocking(move || {
+            let rows = gathered.into_one().map_err(|source| failed(&spool.folder, source))?;
+            spool.push(rows)?;
+            Ok(spool)
+        }));
+        Ok(())
+    }
+
+    async fn idle(&mut self) -> Result<Box<Spool>, SpoolError> {
+        match std::mem::replace(&mut self.spool, Filling::Lost) {
+            Filling::Idle(spool) => Ok(spool),
+            Filling::Busy(writing) => writing.await.map_err(|error| SpoolError::Ended { message: error.to_string() })?,
+            Filling::Lost => Err(SpoolError::Ended { message: "an earlier write failed".to_owned() }),
+        }
+    }
+
+    /// All rows that came.
+    pub async fn filled(&mut self) -> Result<&mut Spool, SpoolError> {
+        if let Some(rest) = self.waiting.take() {
+            self.put(rest).await?;
+        }
+        self.spool = Filling::Idle(self.idle().await?);
+        match &mut self.spool {
+            Filling::Idle(spool) => Ok(spool),
+            _ => Err(SpoolError::Ended { message: "the rows are still being put aside".to_owned() }),
+        }
+    }
+}
 
 /// Rows in the order in which they came.
 pub struct Spool {

@@ -8,7 +8,7 @@ use arrow::datatypes::{DataType, Field, Int64Type, Schema, UInt32Type};
 use arrow::error::ArrowError;
 
 use super::super::enrich::Enriched;
-use super::super::spool::Spool;
+use super::super::spool::{Aside, Spool};
 use super::super::write::{Tables, Writer};
 use super::super::{Engine, StageError};
 use super::Unique;
@@ -27,9 +27,8 @@ pub struct Latest {
     tables: Tables,
     threads: usize,
     keys: BatchKeys,
-    spool: Spool,
-    /// Chunks on their way into the spool: one of few rows comes apart into parts of next to none for each partition.
-    waiting: Together,
+    /// One chunk of few rows would come apart into parts of next to none for each partition.
+    aside: Aside,
     /// What orders of records have in common, by the numbers that rows in the spool bear in their last column.
     tails: Arc<Vec<String>>,
     /// A chunk's rows that are written at once.
@@ -46,21 +45,20 @@ const TAIL: &str = "tail";
 impl Latest {
     pub fn new(engine: &Engine, plan: &Arc<BatchPlan>, tables: &Tables) -> Self {
         let limit = plan.of.job.limits.spool;
-        let (spool, waiting) = (Spool::new(&engine.spill, limit), Together::new(TOGETHER, limit));
+        let aside = Aside::new(Spool::new(&engine.spill, limit), Together::new(TOGETHER, limit));
         Self {
             plan: plan.clone(),
             tables: tables.clone(),
             threads: engine.threads,
             keys: BatchKeys::default(),
-            spool,
-            waiting,
+            aside,
             tails: Arc::default(),
             nothing: None,
             stored: (0, plan.objects.iter().map(|object| object.size).sum()),
         }
     }
 
-    pub fn put_aside(&mut self, chunk: Enriched) -> Result<Unique, StageError> {
+    pub async fn put_aside(&mut self, chunk: Enriched) -> Result<Unique, StageError> {
         let Enriched { origin, rows, hashes, ranges, prefixes, deletes, places, base, rejects, read, .. } = chunk;
         let tail = order::tail(&origin.object, &origin.file);
         let offsets = places.iter().map(|place| base + u64::from(place.start)).collect();
@@ -71,8 +69,8 @@ impl Latest {
             if self.tails.last() != Some(&tail) {
                 Arc::make_mut(&mut self.tails).push(tail);
             }
-            let together = self.numbered(&rows).and_then(|rows| self.waiting.push(rows));
-            self.flush(together)?;
+            let rows = self.numbered(&rows).map_err(|source| self.failed(source))?;
+            self.aside.push(rows).await?;
         }
         Ok(Unique { origin, rows: nothing, rejects, records })
     }
@@ -90,21 +88,12 @@ impl Latest {
         RecordBatch::try_new(Arc::new(Schema::new(fields)), rows.columns().iter().cloned().chain([Arc::new(number) as ArrayRef]).collect())
     }
 
-    fn flush(&mut self, rows: Result<Option<RecordBatch>, ArrowError>) -> Result<(), StageError> {
-        match rows.map_err(|source| self.failed(source))? {
-            Some(rows) => Ok(self.spool.push(rows)?),
-            None => Ok(()),
-        }
-    }
-
     fn failed(&self, source: ArrowError) -> StageError {
         StageError::Silver(SilverError::Arrow { table: self.tables.silver.name.clone(), source })
     }
 
     /// Settles every key on the newest snapshot and writes what changes; may be asked again when the snapshot is another one.
     pub async fn finish(&mut self, writer: &mut Writer<'_>, reread: Arc<Reread>) -> Result<(Records, Vec<RecordBatch>), StageError> {
-        let rest = self.waiting.take();
-        self.flush(rest)?;
         let present = self.settle_fates(reread).await?;
         let mut counts = Records { duplicate: self.keys.superseded(), removed: vanished(&present), ..Records::default() };
         for fate in self.keys.fates() {
@@ -139,7 +128,7 @@ impl Latest {
             };
             let (searched, found) = find(keys, &against).await?;
             keys = searched;
-            let contents = self.contents(&found.rows(&keys))?;
+            let contents = self.contents(&found.rows(&keys)).await?;
             found.settle(&mut keys, &contents)
         };
         self.keys = keys;
@@ -147,12 +136,12 @@ impl Latest {
     }
 
     /// What some of the batch's rows, given in order, say.
-    fn contents(&mut self, wanted: &[u32]) -> Result<Contents, StageError> {
+    async fn contents(&mut self, wanted: &[u32]) -> Result<Contents, StageError> {
         let (mut contents, mut wanted, mut first) = (Contents::with_capacity(wanted.len()), wanted.iter().copied().peekable(), 0);
         if wanted.peek().is_none() {
             return Ok(contents);
         }
-        for rows in self.spool.read()? {
+        for rows in self.aside.filled().await?.read()? {
             let rows = rows?;
             let next = first + rows.num_rows() as u32;
             let here: Vec<u32> = std::iter::from_fn(|| wanted.next_if(|row| *row < next)).map(|row| row - first).collect();
@@ -176,7 +165,7 @@ impl Latest {
         };
         let mut replaced = present.vanished.clone();
         let mut first = 0;
-        for rows in self.spool.read()? {
+        for rows in self.aside.filled().await?.read()? {
             let rows = rows?;
             let mut sorted = Sorted::default();
             for at in 0..rows.num_rows() as u32 {

@@ -65,7 +65,7 @@ impl Dedupe {
         });
         let unique = match &mut self.way {
             Way::Append(append) => append.dedupe(chunk, first, &self.reread).await?,
-            Way::Latest(latest) => latest.put_aside(chunk)?,
+            Way::Latest(latest) => latest.put_aside(chunk).await?,
         };
         if again {
             Arc::make_mut(&mut self.reread).refuse(&unique.origin.file, offsets(&unique.rejects));

@@ -117,29 +117,29 @@ pub fn orders<'t>(prefixes: &[String], tails: impl Iterator<Item = &'t str>, off
     // Tails of neighbours are about as long.
     let each = tails.peek().map_or(0, |tail| tail.len()) + SEPARATOR.len_utf8() + OFFSET_DIGITS;
     let mut texts = StringBuilder::with_capacity(prefixes.len(), prefixes.iter().map(|prefix| prefix.len() + each).sum());
-    let mut text = String::new();
     for ((prefix, tail), offset) in prefixes.iter().zip(tails).zip(offsets) {
-        text.clear();
-        text.push_str(prefix);
-        text.push_str(tail);
-        text.push(SEPARATOR);
-        push_offset(offset, &mut text);
-        texts.append_value(&text);
+        let place = place(offset);
+        for part in [prefix, tail, std::str::from_utf8(&place).unwrap_or_default()] {
+            // Writing to a builder cannot fail.
+            let _ = texts.write_str(part);
+        }
+        texts.append_value("");
     }
     texts.finish()
 }
 
-/// The offset in [`OFFSET_DIGITS`] digits.
-fn push_offset(mut offset: u64, text: &mut String) {
-    let mut digits = [b'0'; OFFSET_DIGITS];
-    for digit in digits.iter_mut().rev() {
+/// The separator, and the offset in [`OFFSET_DIGITS`] digits.
+fn place(mut offset: u64) -> [u8; OFFSET_DIGITS + 1] {
+    let mut text = [b'0'; OFFSET_DIGITS + 1];
+    text[0] = SEPARATOR as u8;
+    for digit in text.iter_mut().rev() {
         *digit = b'0' + (offset % 10) as u8;
         offset /= 10;
         if offset == 0 {
             break;
         }
     }
-    text.extend(digits.into_iter().map(char::from));
+    text
 }
 
 #[cfg(test)]

@@ -57,6 +57,18 @@ struct Spelling {
     as_they_stand: Vec<Option<usize>>,
     /// For each name the newest version's property that its values are read into at once, and how.
     straight: Vec<Option<(usize, Form)>>,
+    /// Names that a record must have.
+    required: Vec<usize>,
+    all: Places,
+    /// Where nothing is read into at once.
+    others: Places,
+}
+
+/// Some of a version's properties, and some of the newest one's.
+#[derive(Debug)]
+struct Places {
+    own: Vec<usize>,
+    newest: Vec<usize>,
 }
 
 impl Program {
@@ -95,12 +107,22 @@ impl Spelling {
         let as_they_stand: Vec<Option<usize>> = version.sources.iter().zip(newest).map(stands).collect();
         let straight = straight(version, &own, &as_they_stand, names, plan);
         let stored = |at: usize| as_they_stand.contains(&Some(at));
+        let is_straight = |at: usize| own.get(at).is_some_and(|name| straight[*name].is_some());
+        let all = Places { own: (0..own.len()).collect(), newest: (0..as_they_stand.len()).collect() };
+        let others = Places {
+            own: all.own.iter().copied().filter(|at| !is_straight(*at)).collect(),
+            newest: all.newest.iter().copied().filter(|at| !as_they_stand[*at].is_some_and(is_straight)).collect(),
+        };
+        let required = version.root.properties.iter().zip(&own).filter(|(property, _)| property.required).map(|(_, name)| *name);
         let foreign = contract.versions().flat_map(|other| &other.root.properties).map(|property| property.name.as_str());
         let foreign = foreign.filter(|name| version.root.position(name).is_none() && !contract.is_reserved(name));
         Self {
             number: version.number,
             forms: (0..own.len()).map(|at| !stored(at)).collect(),
             foreign: foreign.filter_map(|name| names.position(name)).collect(),
+            required: required.collect(),
+            all,
+            others,
             names: own,
             as_they_stand,
             straight,
@@ -164,6 +186,8 @@ struct Rows<'c> {
     names: Names,
     /// The place of the version that the last record was of among the program's.
     usual: usize,
+    /// Whether a value of the last record that might have been read at once was left.
+    left: bool,
     /// Nodes by name, and by property of the record's version.
     by_name: Vec<u32>,
     slots: Vec<u32>,
@@ -197,6 +221,7 @@ impl<'c> Rows<'c> {
             in_path: if program.quick { InPath::of(&object.path, &plan.of) } else { None },
             default_version,
             usual: program.versions.iter().position(|spelling| spelling.number == default_version).unwrap_or(0),
+            left: false,
             tape: Tape::new(),
             names: program.names.clone(),
             by_name: vec![ABSENT; program.names.len()],
@@ -260,15 +285,13 @@ impl<'c> Rows<'c> {
         if unknown && checker.refuses_unknown(&version.root) {
             return None;
         }
-        self.slots.clear();
-        self.slots.extend(spelling.names.iter().map(|name| by_name[*name]));
-        for ((property, slot), forms) in version.root.properties.iter().zip(&self.slots).zip(&spelling.forms) {
-            let sound = match *slot {
-                ABSENT => !property.required,
-                TAKEN => true,
-                node => checker.accepts(&property.shape, record.sibling(node), *forms, &mut unknown),
-            };
-            if !sound {
+        if spelling.required.iter().any(|name| by_name[*name] == ABSENT) {
+            return None;
+        }
+        let places = if self.left { &spelling.all } else { &spelling.others };
+        for at in &places.own {
+            let (property, slot) = (&version.root.properties[*at], by_name[spelling.names[*at]]);
+            if slot < TAKEN && !checker.accepts(&property.shape, record.sibling(slot), spelling.forms[*at], &mut unknown) {
                 return None;
             }
         }
@@ -276,15 +299,19 @@ impl<'c> Rows<'c> {
         if !required || (version.rest.is_some() && !checker.accepts_rest(record)) {
             return None;
         }
+        if !places.newest.is_empty() {
+            self.slots.clear();
+            self.slots.extend(spelling.names.iter().map(|name| by_name[*name]));
+        }
         let newest = &self.plan.of.contract.latest().root.properties;
-        let places = spelling.as_they_stand.iter().zip(&version.sources).zip(newest);
-        for (column, ((own, source), property)) in self.columns.iter_mut().zip(places) {
-            let whole = match own {
-                Some(at) => column.set(row, self.slots.get(*at).and_then(|slot| node(record, *slot))),
+        for at in &places.newest {
+            let (column, source) = (self.columns.get_mut(*at)?, &version.sources[*at]);
+            let whole = match spelling.as_they_stand[*at] {
+                Some(own) => column.set(row, self.slots.get(own).and_then(|slot| node(record, *slot))),
                 None => {
                     let resolved = source.resolve(record, &self.slots).ok()?;
                     let value = resolved.value();
-                    value.is_none_or(|value| storable(&property.shape, value).is_ok()) && column.set(row, value)
+                    value.is_none_or(|value| storable(&newest[*at].shape, value).is_ok()) && column.set(row, value)
                 }
             };
             if !whole {
@@ -310,11 +337,15 @@ impl<'c> Rows<'c> {
 
     fn parse_as_usual(&mut self, range: Range<usize>, row: usize) -> Option<Found> {
         let (columns, straight) = (&mut self.columns, &self.program.versions.get(self.usual)?.straight);
+        let left = &mut self.left;
+        *left = false;
         let nesting = self.plan.of.job.limits.nesting;
         self.tape.clear();
         self.tape.parse_quick(self.bytes, range, nesting, &mut self.names, &mut self.by_name, |name, bytes, at| {
             let (column, form) = straight.get(name)?.as_ref()?;
-            form.read(columns.get_mut(*column)?, row, bytes, at)
+            let end = form.read(columns.get_mut(*column)?, row, bytes, at);
+            *left |= end.is_none();
+            end
         })
     }
 

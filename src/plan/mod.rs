@@ -98,16 +98,21 @@ pub fn put_in_order(objects: &mut [BronzeObject]) {
     });
 }
 
+/// What may join the last batch beyond its bytes, in parts of them: a batch of its own costs a commit, and a look at all that was just written.
+const REMAINDER: u64 = 8;
+
 /// Cuts objects in order into batches: within the job's bounds, a larger object being a batch of its own; a snapshot's by path day.
 pub fn cut_batches(objects: Vec<BronzeObject>, job: &Job) -> Vec<Vec<BronzeObject>> {
     let limits = &job.limits;
     let mut batches: Vec<Vec<BronzeObject>> = Vec::new();
-    let mut bytes = 0_u64;
+    let (mut bytes, mut left) = (0_u64, objects.iter().map(|object| object.size).sum::<u64>());
     for object in objects {
+        let holds = bytes + object.size <= limits.batch || bytes + left <= limits.batch.saturating_add(limits.batch / REMAINDER);
         let fits = |batch: &Vec<BronzeObject>| match batch.first() {
             Some(first) if job.is_snapshot() => order::extent(first) == order::extent(&object),
-            _ => batch.len() < limits.batch_objects && bytes + object.size <= limits.batch,
+            _ => batch.len() < limits.batch_objects && holds,
         };
+        left -= object.size;
         match batches.last_mut() {
             Some(batch) if fits(batch) => {
                 bytes += object.size;
@@ -154,5 +159,19 @@ mod tests {
         let cut: Vec<Vec<u64>> =
             cut_batches(objects, &job).into_iter().map(|batch| batch.iter().map(|object| object.size).collect()).collect();
         assert_eq!(cut, [vec![4, 4], vec![4], vec![50], vec![1, 1, 1], vec![1]]);
+    }
+
+    #[test]
+    fn a_small_remainder_joins_the_last_batch() {
+        let job = Job::from_text("j", "entity: X\nkey: [id]\nlimits: {batch: 80 B}\n".to_owned()).unwrap();
+        let cut = |sizes: &[u64]| -> Vec<usize> {
+            let objects = sizes.iter().map(|size| object("k", Layout::Firehose, None, *size)).collect();
+            cut_batches(objects, &job).iter().map(Vec::len).collect()
+        };
+        assert_eq!(cut(&[40, 40, 5, 5]), [4]);
+        assert_eq!(cut(&[40, 40, 5, 6]), [2, 2]);
+        assert_eq!(cut(&[40, 40, 5, 40, 40, 10]), [2, 2, 2]);
+        assert_eq!(cut(&[40, 40, 5, 40, 30, 10]), [2, 4]);
+        assert_eq!(cut(&[100, 5]), [1, 1]);
     }
 }

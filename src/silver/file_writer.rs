@@ -22,7 +22,7 @@ use parquet::column::writer::ColumnCloseResult;
 use parquet::errors::ParquetError;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::file::writer::SerializedFileWriter;
-use parquet::schema::types::ColumnDescriptor;
+use parquet::schema::types::{ColumnDescPtr, ColumnDescriptor, Type};
 use tokio::sync::mpsc;
 
 use super::stats::stats;
@@ -53,6 +53,7 @@ struct OpenFile {
     path: String,
     schema: SchemaRef,
     writer: SerializedFileWriter<Vec<u8>>,
+    /// Makes the writers of what is not [`Field::Texts`].
     groups: ArrowRowGroupWriterFactory,
     group: Option<RowGroup>,
     upload: Upload,
@@ -143,7 +144,8 @@ impl FileWriter {
     fn begin(&self) -> Result<OpenFile, ParquetError> {
         let path = self.path().map_err(|source| ParquetError::External(Box::new(source)))?;
         let writer = ArrowWriter::try_new(Vec::new(), self.schema.clone(), Some(self.properties.clone()))?;
-        let (writer, groups) = writer.into_serialized_writer()?;
+        let (writer, _) = writer.into_serialized_writer()?;
+        let groups = leaf_writers(&writer, &self.schema)?;
         let upload = self.table.store.upload(&path);
         Ok(OpenFile { path, schema: self.schema.clone(), writer, groups, group: None, upload })
     }
@@ -291,19 +293,17 @@ impl OpenFile {
 
 impl RowGroup {
     fn new(groups: &ArrowRowGroupWriterFactory, of: &SerializedFileWriter<Vec<u8>>) -> Result<Self, ParquetError> {
-        let (schema, properties) = (of.schema_descr(), of.properties());
-        let mut fields: Vec<Field> = schema.root_schema().get_fields().iter().map(|_| Field::Leaves(Vec::new())).collect();
-        for (at, writer) in groups.create_column_writers(of.flushed_row_groups().len())?.into_iter().enumerate() {
-            let leaf = schema.column(at);
-            let field = &mut fields[schema.get_column_root_idx(at)];
-            match (field, properties.compression(leaf.path())) {
-                (field, Compression::ZSTD(level)) if has_few_texts(&leaf, properties) => {
-                    *field = Field::Texts(Box::new(TextColumn::new(leaf, level, properties.data_page_row_count_limit())));
-                }
-                (Field::Leaves(writers), _) => writers.push(writer),
-                (Field::Texts(_), _) => {}
-            }
+        let schema = of.schema_descr();
+        let mut leaves: Vec<Vec<ColumnDescPtr>> = vec![Vec::new(); schema.root_schema().get_fields().len()];
+        for at in 0..schema.num_columns() {
+            leaves[schema.get_column_root_idx(at)].push(schema.column(at));
         }
+        let mut writers = groups.create_column_writers(of.flushed_row_groups().len())?.into_iter();
+        let fields = leaves.into_iter().map(|leaves| match texts(&leaves, of.properties()) {
+            Some(texts) => Field::Texts(Box::new(texts)),
+            None => Field::Leaves(writers.by_ref().take(leaves.len()).collect()),
+        });
+        let fields: Vec<Field> = fields.collect();
         Ok(Self { fields: Arc::new(fields.into_iter().map(Mutex::new).collect()), rows: 0 })
     }
 
@@ -328,6 +328,29 @@ impl Field {
     }
 }
 
+/// What makes the generic writers of a file's leaves but those that [`texts`] takes: each has a compressor, which costs more than many a
+/// small file's column.
+fn leaf_writers(file: &SerializedFileWriter<Vec<u8>>, schema: &SchemaRef) -> Result<ArrowRowGroupWriterFactory, ParquetError> {
+    let (parquet, properties) = (file.schema_descr(), file.properties());
+    let is_texts = |root: usize| {
+        let mut leaves = (0..parquet.num_columns()).filter(|leaf| parquet.get_column_root_idx(*leaf) == root);
+        leaves.next().is_some_and(|leaf| has_few_texts(&parquet.column(leaf), properties))
+    };
+    let others: Vec<usize> = (0..schema.fields().len()).filter(|root| !is_texts(*root)).collect();
+    let root = parquet.root_schema();
+    let fields = others.iter().map(|at| root.get_fields()[*at].clone()).collect();
+    let root = Type::group_type_builder(root.name()).with_fields(fields).build()?;
+    let like = SerializedFileWriter::new(std::io::sink(), Arc::new(root), properties.clone())?;
+    Ok(ArrowRowGroupWriterFactory::new(&like, Arc::new(schema.project(&others)?)))
+}
+
+/// The writer of a field that is one column of few texts.
+fn texts(leaves: &[ColumnDescPtr], properties: &WriterProperties) -> Option<TextColumn> {
+    let leaf = leaves.first().filter(|leaf| has_few_texts(leaf, properties))?;
+    let Compression::ZSTD(level) = properties.compression(leaf.path()) else { return None };
+    Some(TextColumn::new(leaf.clone(), level, properties.data_page_row_count_limit()))
+}
+
 /// A column of the table itself whose texts are worth a dictionary.
 fn has_few_texts(leaf: &ColumnDescriptor, properties: &WriterProperties) -> bool {
     let path = leaf.path();
@@ -335,6 +358,7 @@ fn has_few_texts(leaf: &ColumnDescriptor, properties: &WriterProperties) -> bool
         && matches!(leaf.logical_type_ref(), Some(LogicalType::String))
         && leaf.max_rep_level() == 0
         && properties.dictionary_enabled(path)
+        && matches!(properties.compression(path), Compression::ZSTD(_))
         && properties.statistics_enabled(path) == EnabledStatistics::Page
 }
 
@@ -388,4 +412,69 @@ async fn side_by_side(
         results.recv().await.ok_or(Failed::Lost)??;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{ArrayRef, Int64Array, StringArray};
+    use arrow::datatypes::{DataType, Field, Schema};
+    use object_store::memory::InMemory;
+    use object_store::{ObjectStore, ObjectStoreExt};
+    use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+
+    use super::*;
+    use crate::store::Store;
+
+    fn writer(store: &Arc<InMemory>, properties: WriterProperties) -> FileWriter {
+        let store = Store::over(store.clone(), url::Url::parse("memory:///silver/").unwrap()).unwrap();
+        let schema = Schema::new(vec![Field::new("id", DataType::Utf8, false), Field::new("n", DataType::Int64, true)]);
+        FileWriter::new(&Table::at(&store, "Thing"), Arc::new(schema), IndexMap::new(), 0, properties)
+    }
+
+    fn rows(names: [&str; 2], ids: Vec<Option<&str>>) -> RecordBatch {
+        let numbers: ArrayRef = Arc::new(Int64Array::from_iter_values(0..ids.len() as i64));
+        let ids: ArrayRef = Arc::new(StringArray::from(ids));
+        RecordBatch::try_from_iter_with_nullable([(names[0], ids, true), (names[1], numbers, true)]).unwrap()
+    }
+
+    #[test]
+    fn rows_that_are_not_its_columns_are_refused_and_leave_nothing() {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        runtime.block_on(async {
+            for (rows, said) in [
+                (rows(["n", "id"], vec![Some("a")]), "other columns"),
+                (rows(["id", "m"], vec![Some("a")]), "other columns"),
+                (rows(["id", "n"], vec![Some("a"), None]), "id has a null"),
+            ] {
+                let store = Arc::new(InMemory::new());
+                let mut writer = writer(&store, WriterProperties::default());
+                let refused = writer.write(&rows).await.unwrap_err();
+                assert!(format!("{refused:?}").contains(said), "{refused:?}");
+                writer.abort().await;
+                assert!(futures::TryStreamExt::try_collect::<Vec<_>>(store.list(None)).await.unwrap().is_empty());
+            }
+        });
+    }
+
+    /// Texts with and without a dictionary, which other writers make, beside a column that neither of them is.
+    #[test]
+    fn whoever_encodes_a_column_the_file_has_them_in_order() {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let level = parquet::basic::ZstdLevel::default();
+        for dictionary in [true, false] {
+            let properties =
+                WriterProperties::builder().set_compression(Compression::ZSTD(level)).set_dictionary_enabled(dictionary).build();
+            let (store, all) = (Arc::new(InMemory::new()), rows(["id", "n"], (0..20_000).map(|n| Some(["a", "b", "c"][n % 3])).collect()));
+            let adds = runtime.block_on(async {
+                let mut writer = writer(&store, properties);
+                writer.write(&all).await.unwrap();
+                writer.close().await.unwrap()
+            });
+            let path = Path::from(format!("silver/Thing/{}", adds[0].path));
+            let bytes = runtime.block_on(async { store.get(&path).await.unwrap().bytes().await.unwrap() });
+            let read = ParquetRecordBatchReaderBuilder::try_new(bytes).unwrap().with_batch_size(20_000).build().unwrap();
+            let read: Vec<RecordBatch> = read.map(Result::unwrap).collect();
+            assert_eq!(read[0].columns(), all.columns());
+        }
+    }
 }

@@ -12,6 +12,7 @@ use silversmith::run::report::Outcome;
 use silversmith::run::tables_of;
 
 use crate::stores::{Fault, Faulty};
+use crate::support::Random;
 use crate::world::{PER_RUN, World, rows};
 
 const SCHEMA: &str = r#"{
@@ -171,4 +172,42 @@ fn every_operation_of_an_upsert_may_fail_in_every_way() {
 #[test]
 fn every_operation_of_a_snapshot_may_fail_in_every_way() {
     every_fault("snapshot", "mode: snapshot\n", true);
+}
+
+/// A file of several parts.
+#[test]
+fn every_part_of_an_upload_may_fail_in_every_way() {
+    let folder = tempfile::tempdir().unwrap();
+    let world = World::new(
+        folder.path(),
+        "Thing",
+        "key: [id]\nlease: {duration: 1 ms}",
+        r#"{
+      "$schema": "https://json-schema.org/draft/2020-12/schema",
+      "type": "object",
+      "properties": {"id": {"type": "string"}, "text": {"type": "string"}}
+    }"#,
+    );
+    let mut random = Random::new("parts of an upload");
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(async {
+        // Six of eight bits of each letter stay, however they are compressed.
+        let mut text = || (0..1 << 20).map(|_| char::from(b'0' + random.below(64) as u8)).filter(|c| *c != '\\').collect::<String>();
+        let lines: Vec<String> = (0..15).map(|id| format!("{{\"id\":\"k{id}\",\"text\":\"{}\"}}", text())).collect();
+        world.put("year=2024/month=03/day=01/a", &lines.join("\n")).await;
+        let healthy = Arc::new(InMemory::new());
+        let counted = Arc::new(Faulty::new(healthy.clone(), u64::MAX, Fault::Refused));
+        assert_eq!(world.with_silver(counted.clone()).run().await.outcome, Outcome::Committed);
+        let expected = state(&world.with_silver(healthy)).await;
+        let uploads = counted.uploads();
+        assert!(uploads.len() >= 5, "beginning, three parts and the end: {uploads:?}");
+        let mut failed = 0;
+        for (at, fault) in uploads.iter().flat_map(|at| Fault::ALL.map(|fault| (*at, fault))) {
+            let (_, _, exit, found) = disturb(world.clone(), InMemory::new(), at, fault).await;
+            assert!(found == expected, "{fault:?} at {at} of {uploads:?}");
+            failed += u32::from(exit != 0);
+        }
+        eprintln!("operations {uploads:?}, {failed} faults failed their run");
+        assert!(failed as usize >= uploads.len());
+    });
 }

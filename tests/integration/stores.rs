@@ -1,7 +1,7 @@
 //! Object stores that misbehave: one that lists in another order every time, one that fails at its n-th operation.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use futures::future::BoxFuture;
@@ -76,14 +76,21 @@ impl Fault {
     pub const ALL: [Fault; 5] = [Fault::DiesBefore, Fault::DiesAfter, Fault::AnswerLost, Fault::AnswersLost, Fault::Refused];
 }
 
-/// Counts operations and lets the n-th one (from 1) go wrong.
+/// Counts operations and lets the n-th one (from 1) go wrong; each part of an upload is one.
 #[derive(Debug)]
 pub struct Faulty {
     inner: Arc<dyn ObjectStore>,
+    plan: Arc<FaultPlan>,
+}
+
+#[derive(Debug)]
+struct FaultPlan {
     at: u64,
     fault: Fault,
     count: AtomicU64,
     dead: AtomicBool,
+    /// Operations that concern uploads in parts.
+    uploads: Mutex<Vec<u64>>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -95,11 +102,29 @@ enum Now {
 
 impl Faulty {
     pub fn new(inner: Arc<dyn ObjectStore>, at: u64, fault: Fault) -> Self {
-        Self { inner, at, fault, count: AtomicU64::new(0), dead: AtomicBool::new(false) }
+        let plan = FaultPlan { at, fault, count: AtomicU64::new(0), dead: AtomicBool::new(false), uploads: Mutex::default() };
+        Self { inner, plan: Arc::new(plan) }
     }
 
     pub fn operations(&self) -> u64 {
-        self.count.load(Ordering::SeqCst)
+        self.plan.count.load(Ordering::SeqCst)
+    }
+
+    /// The numbers of those that begin uploads in parts, send parts and complete them.
+    pub fn uploads(&self) -> Vec<u64> {
+        self.plan.uploads.lock().unwrap().clone()
+    }
+
+    fn next(&self) -> Now {
+        self.plan.next()
+    }
+}
+
+impl FaultPlan {
+    fn next_of_upload(&self) -> Now {
+        let now = self.next();
+        self.uploads.lock().unwrap().push(self.count.load(Ordering::SeqCst));
+        now
     }
 
     fn next(&self) -> Now {
@@ -133,8 +158,8 @@ impl std::fmt::Display for Faulty {
 
 /// Runs an operation as the fault has it.
 macro_rules! faulted {
-    ($self:ident, $operation:expr) => {
-        match $self.next() {
+    ($now:expr, $operation:expr) => {
+        match $now {
             Now::Works => $operation,
             Now::Fails => Err(injected()),
             Now::LosesAnswer => {
@@ -148,14 +173,15 @@ macro_rules! faulted {
 #[async_trait]
 impl ObjectStore for Faulty {
     async fn put_opts(&self, location: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
-        faulted!(self, self.inner.put_opts(location, payload, options).await)
+        faulted!(self.next(), self.inner.put_opts(location, payload, options).await)
     }
     async fn put_multipart_opts(&self, location: &Path, options: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
-        let begun: Result<Box<dyn MultipartUpload>> = faulted!(self, self.inner.put_multipart_opts(location, options).await);
-        Ok(Box::new(FaultyUpload { inner: begun? }))
+        let begun: Result<Box<dyn MultipartUpload>> =
+            faulted!(self.plan.next_of_upload(), self.inner.put_multipart_opts(location, options).await);
+        Ok(Box::new(FaultyUpload { inner: begun?, plan: self.plan.clone() }))
     }
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
-        faulted!(self, self.inner.get_opts(location, options).await)
+        faulted!(self.next(), self.inner.get_opts(location, options).await)
     }
     fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
         match self.next() {
@@ -178,26 +204,31 @@ impl ObjectStore for Faulty {
         }
     }
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
-        faulted!(self, self.inner.list_with_delimiter(prefix).await)
+        faulted!(self.next(), self.inner.list_with_delimiter(prefix).await)
     }
     async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
-        faulted!(self, self.inner.copy_opts(from, to, options).await)
+        faulted!(self.next(), self.inner.copy_opts(from, to, options).await)
     }
 }
 
-/// The files of these tests fit one part; an upload is one operation.
 #[derive(Debug)]
 struct FaultyUpload {
     inner: Box<dyn MultipartUpload>,
+    plan: Arc<FaultPlan>,
 }
 
 #[async_trait]
 impl MultipartUpload for FaultyUpload {
     fn put_part(&mut self, data: PutPayload) -> UploadPart {
-        self.inner.put_part(data)
+        let now = self.plan.next_of_upload();
+        if now == Now::Fails {
+            return futures::future::ready(Err(injected())).boxed();
+        }
+        let sent = self.inner.put_part(data);
+        async move { if now == Now::Works { sent.await } else { sent.await.and(Err(injected())) } }.boxed()
     }
     async fn complete(&mut self) -> Result<PutResult> {
-        self.inner.complete().await
+        faulted!(self.plan.next_of_upload(), self.inner.complete().await)
     }
     async fn abort(&mut self) -> Result<()> {
         self.inner.abort().await

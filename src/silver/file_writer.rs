@@ -17,7 +17,7 @@ use indexmap::IndexMap;
 use object_store::path::Path;
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_writer::{ArrowColumnChunk, ArrowColumnWriter, ArrowRowGroupWriterFactory, compute_leaves};
-use parquet::basic::{Compression, LogicalType};
+use parquet::basic::{Compression, Encoding, LogicalType, ZstdLevel};
 use parquet::column::writer::ColumnCloseResult;
 use parquet::errors::ParquetError;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
@@ -334,7 +334,7 @@ fn leaf_writers(file: &SerializedFileWriter<Vec<u8>>, schema: &SchemaRef) -> Res
     let (parquet, properties) = (file.schema_descr(), file.properties());
     let is_texts = |root: usize| {
         let mut leaves = (0..parquet.num_columns()).filter(|leaf| parquet.get_column_root_idx(*leaf) == root);
-        leaves.next().is_some_and(|leaf| has_few_texts(&parquet.column(leaf), properties))
+        leaves.next().is_some_and(|leaf| kind(&parquet.column(leaf), properties).is_some())
     };
     let others: Vec<usize> = (0..schema.fields().len()).filter(|root| !is_texts(*root)).collect();
     let root = parquet.root_schema();
@@ -344,22 +344,37 @@ fn leaf_writers(file: &SerializedFileWriter<Vec<u8>>, schema: &SchemaRef) -> Res
     Ok(ArrowRowGroupWriterFactory::new(&like, Arc::new(schema.project(&others)?)))
 }
 
-/// The writer of a field that is one column of few texts.
+/// The writer of a field that is one column of texts.
 fn texts(leaves: &[ColumnDescPtr], properties: &WriterProperties) -> Option<TextColumn> {
-    let leaf = leaves.first().filter(|leaf| has_few_texts(leaf, properties))?;
-    let Compression::ZSTD(level) = properties.compression(leaf.path()) else { return None };
-    Some(TextColumn::new(leaf.clone(), level, properties.data_page_row_count_limit()))
+    let leaf = leaves.first()?;
+    let page_rows = properties.data_page_row_count_limit();
+    Some(match kind(leaf, properties)? {
+        Kind::Codes(level) => TextColumn::of_codes(leaf.clone(), level, page_rows),
+        Kind::Differences { level, bounded } => TextColumn::of_differences(leaf.clone(), level, page_rows, bounded),
+    })
 }
 
-/// A column of the table itself whose texts are worth a dictionary.
-fn has_few_texts(leaf: &ColumnDescriptor, properties: &WriterProperties) -> bool {
+enum Kind {
+    Codes(ZstdLevel),
+    Differences { level: ZstdLevel, bounded: bool },
+}
+
+/// What [`TextColumn`] a column of the table itself is, if it is one.
+fn kind(leaf: &ColumnDescriptor, properties: &WriterProperties) -> Option<Kind> {
     let path = leaf.path();
-    path.parts().len() == 1
-        && matches!(leaf.logical_type_ref(), Some(LogicalType::String))
-        && leaf.max_rep_level() == 0
-        && properties.dictionary_enabled(path)
-        && matches!(properties.compression(path), Compression::ZSTD(_))
-        && properties.statistics_enabled(path) == EnabledStatistics::Page
+    let is_text = path.parts().len() == 1 && matches!(leaf.logical_type_ref(), Some(LogicalType::String)) && leaf.max_rep_level() == 0;
+    let Compression::ZSTD(level) = properties.compression(path) else { return None };
+    let bounded = match properties.statistics_enabled(path) {
+        EnabledStatistics::Page => true,
+        EnabledStatistics::None => false,
+        EnabledStatistics::Chunk => return None,
+    };
+    match (properties.dictionary_enabled(path), properties.encoding(path)) {
+        _ if !is_text => None,
+        (true, _) if bounded => Some(Kind::Codes(level)),
+        (false, Some(Encoding::DELTA_BYTE_ARRAY)) => Some(Kind::Differences { level, bounded }),
+        _ => None,
+    }
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

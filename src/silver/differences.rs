@@ -2,7 +2,7 @@
 //!
 //! Ids rise and orders begin alike, so what they have in common is most of them; it is looked for eight bytes at a time.
 
-use super::hybrid::pack;
+use super::hybrid::{pack, varint};
 
 /// Numbers of a block, and of each of the parts that have a width of their own.
 const BLOCK: usize = 128;
@@ -75,14 +75,6 @@ fn packed(numbers: &[u32], out: &mut Vec<u8>) {
 
 fn zigzag(number: i64, out: &mut Vec<u8>) {
     varint(((number << 1) ^ (number >> 63)).cast_unsigned(), out);
-}
-
-fn varint(mut number: u64, out: &mut Vec<u8>) {
-    while number >= 0x80 {
-        out.push(number as u8 | 0x80);
-        number >>= 7;
-    }
-    out.push(number as u8);
 }
 
 #[cfg(test)]

@@ -27,13 +27,17 @@ pub(super) fn hybrid(values: &[u32], width: u8, out: &mut Vec<u8>) {
 
 /// So many times the same.
 pub(super) fn run(count: usize, value: u32, width: u8, out: &mut Vec<u8>) {
-    let mut header = count << 1;
-    while header >= 0x80 {
-        out.push(header as u8 | 0x80);
-        header >>= 7;
-    }
-    out.push(header as u8);
+    varint((count as u64) << 1, out);
     out.extend_from_slice(&value.to_le_bytes()[..usize::from(width).div_ceil(8)]);
+}
+
+/// Seven bits a byte, the lowest first.
+pub(super) fn varint(mut number: u64, out: &mut Vec<u8>) {
+    while number >= 0x80 {
+        out.push(number as u8 | 0x80);
+        number >>= 7;
+    }
+    out.push(number as u8);
 }
 
 /// The values in `width` bits each, the lowest first, filled up with zeros to `count` of them, which are whole bytes.

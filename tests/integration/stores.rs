@@ -122,13 +122,16 @@ impl Faulty {
 
 impl FaultPlan {
     fn next_of_upload(&self) -> Now {
-        let now = self.next();
-        self.uploads.lock().unwrap().push(self.count.load(Ordering::SeqCst));
-        now
+        let number = self.count.fetch_add(1, Ordering::SeqCst) + 1;
+        self.uploads.lock().unwrap().push(number);
+        self.at_operation(number)
     }
 
     fn next(&self) -> Now {
-        let number = self.count.fetch_add(1, Ordering::SeqCst) + 1;
+        self.at_operation(self.count.fetch_add(1, Ordering::SeqCst) + 1)
+    }
+
+    fn at_operation(&self, number: u64) -> Now {
         if self.dead.load(Ordering::SeqCst) {
             return Now::Fails;
         }

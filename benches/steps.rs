@@ -78,7 +78,7 @@ fn lines(entity: &str) -> Vec<u8> {
             for range in records {
                 let records = std::iter::once(0..range.len()).collect();
                 let alone = Frames { bytes: bytes.slice(range.clone()), base: 0, records, refused: Vec::new() };
-                if transform(alone, &origin, &plan, &Program::new(&plan)).unwrap().rejects.is_empty() {
+                if transform(alone, &origin, &plan, &Program::new(&plan)).unwrap().parts[0].rejects.is_empty() {
                     sound.extend_from_slice(&bytes[range]);
                     sound.push(b'\n');
                 }

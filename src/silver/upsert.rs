@@ -55,16 +55,8 @@ struct Latest {
     fate: Fate,
 }
 
-/// Rows of one stream of a batch, as told apart.
-pub struct Arrivals<'a> {
-    pub keys: &'a [u128],
-    pub ranges: KeyRanges,
-    /// Order of the stream's records but for their own parts.
-    pub tail: &'a str,
-    pub prefixes: Vec<String>,
-    pub offsets: Vec<u64>,
-    pub deletes: Vec<bool>,
-}
+/// A record as told apart: its key's hash; its `order_by` values and its offset; whether it deletes.
+pub type Arrival = (u128, ((String, u64), bool));
 
 /// The keys of a batch and the latest record of each.
 #[derive(Debug, Default)]
@@ -84,23 +76,19 @@ pub struct BatchKeys {
 const GUESSED: usize = 7;
 
 impl BatchKeys {
-    pub fn add(&mut self, arrivals: Arrivals<'_>) {
-        if arrivals.keys.is_empty() {
-            return;
-        }
-        if self.tails.last().is_none_or(|tail| **tail != *arrivals.tail) {
-            self.tails.push(arrivals.tail.into());
+    /// Records of one stream; `tail` is their order but for their own parts.
+    pub fn add(&mut self, tail: &str, arrivals: impl ExactSizeIterator<Item = Arrival>) {
+        if self.tails.last().is_none_or(|last| **last != *tail) {
+            self.tails.push(tail.into());
         }
         let file = self.tails.len() as u32 - 1;
-        self.ranges.push(arrivals.ranges);
-        let records = arrivals.prefixes.into_iter().zip(arrivals.offsets).zip(arrivals.deletes);
-        self.key_of_row.reserve(arrivals.keys.len());
-        self.make_room(arrivals.keys.len());
-        for (((prefix, offset), deletes), key) in records.zip(arrivals.keys) {
+        self.key_of_row.reserve(arrivals.len());
+        self.make_room(arrivals.len());
+        for (key, ((prefix, offset), deletes)) in arrivals {
             let row = self.key_of_row.len() as u32;
             let record = Latest { offset, row, file, deletes, fate: Fate::Insert };
             let next = self.latest.len();
-            let key = match self.latest.entry(*key) {
+            let key = match self.latest.entry(key) {
                 Entry::Vacant(free) => {
                     free.insert(record);
                     if !prefix.is_empty() {
@@ -122,6 +110,11 @@ impl BatchKeys {
             };
             self.key_of_row.push(key as u32);
         }
+    }
+
+    /// Keys that were added lie within these ranges.
+    pub fn within(&mut self, ranges: KeyRanges) {
+        self.ranges.push(ranges);
     }
 
     /// So many bytes of the batch's were read, of so many: keys that are to come are about as many for each.

@@ -259,7 +259,7 @@ fn what_an_older_version_holds_and_the_newest_cannot_is_refused() {
         [r#"{"id":"a","v":1,"extra":{"code":7}}"#, r#"{"id":"b","v":1,"x":1.5}"#, r#"{"id":"c","v":2,"r":{"id":"r","since":"?"}}"#];
     let records = records.map(|record| record.as_bytes().to_vec());
     let rows = transform(chunk(&records, 0), &origin, &plan, &Program::new(&plan)).unwrap();
-    let refused: Vec<(&str, &str)> = rows.rejects.iter().map(|reject| (reject.code.name(), reject.path.as_str())).collect();
+    let refused: Vec<(&str, &str)> = rows.parts[0].rejects.iter().map(|reject| (reject.code.name(), reject.path.as_str())).collect();
     assert_eq!(refused, [("wrong_type", "$.extra"), ("wrong_type", "$.x"), ("invalid_format", "$.r.since")]);
 }
 

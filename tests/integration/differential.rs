@@ -5,15 +5,17 @@ use std::io::Cursor;
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
 
+use arrow::array::RecordBatch;
+use arrow::compute::concat_batches;
 use bytes::Bytes;
 use silversmith::bronze::path_values;
 use silversmith::contract::Contract;
 use silversmith::domain::{BronzeObject, Layout};
 use silversmith::engine::local::codec;
 use silversmith::engine::local::decode::Origin;
-use silversmith::engine::local::enrich::Enriched;
+use silversmith::engine::local::enrich::{Enriched, Part, Place};
 use silversmith::engine::local::frame::{Coverage, Framer, Frames};
-use silversmith::engine::local::rows::{Program, transform};
+use silversmith::engine::local::rows::{Program, Rows, transform};
 use silversmith::job::Job;
 use silversmith::plan::{BatchPlan, SourcePlan};
 
@@ -50,15 +52,47 @@ pub fn compare(records: &[Vec<u8>], key: &str, layout: Layout, plan: &BatchPlan)
     let quick = transform(chunk(records, 77), &origin, plan, &Program::new(plan)).unwrap();
     let exact = transform(chunk(records, 77), &origin, plan, &Program::new(plan).exactly()).unwrap();
     let shown = || String::from_utf8_lossy(&records.join(&b'\n')).into_owned();
-    assert_eq!(quick.rejects, exact.rejects, "{}", shown());
+    assert_eq!(quick.parts[0].rejects, exact.parts[0].rejects, "{}", shown());
     assert_eq!(quick.rows, exact.rows, "{}", shown());
     assert_eq!((&quick.versions, &quick.deletes, &quick.prefixes), (&exact.versions, &exact.deletes, &exact.prefixes));
     assert_eq!((&quick.hashes.keys, &quick.hashes.contents), (&exact.hashes.keys, &exact.hashes.contents));
-    let places = |rows: &Enriched| -> Vec<(u64, Bytes)> { (0..rows.places.len()).map(|row| (rows.offset(row), rows.raw(row))).collect() };
+    let places =
+        |rows: &Enriched| -> Vec<(u64, Bytes)> { rows.records().map(|(part, place)| (part.offset(place), part.raw(place))).collect() };
     assert_eq!(places(&quick), places(&exact));
-    assert_eq!(quick.read, records.len() as u64);
+    assert_eq!(quick.parts[0].read, records.len() as u64);
     assert_eq!(exact.exact, records.len());
+    compare_shared(records, key, layout, plan);
     (records.len() - quick.exact, quick.exact)
+}
+
+/// Streams that share their columns have the rows that each of them has alone, and the refusals.
+fn compare_shared(records: &[Vec<u8>], key: &str, layout: Layout, plan: &BatchPlan) {
+    let program = Program::new(plan);
+    let mut shared = Rows::new(1, plan, &program);
+    let streams = records.chunks(records.len().div_ceil(3).max(1)).zip(0..).map(|(records, nth)| {
+        let key = format!("{key}.{nth}");
+        let object = BronzeObject { key: key.clone(), version: String::new(), size: 0, layout, path: path_values(&key) };
+        (records, nth * 10, Origin { object: Arc::new(object), file: key.into() })
+    });
+    let alone: Vec<Enriched> = streams
+        .map(|(records, base, origin)| {
+            shared.read(chunk(records, base), &origin);
+            transform(chunk(records, base), &origin, plan, &program).unwrap()
+        })
+        .collect();
+    let shared = shared.finish().unwrap();
+    let lists = |of: &Enriched| of.versions.iter().zip(&of.deletes).zip(&of.prefixes).map(|row| format!("{row:?}")).collect();
+    let hashes = |of: &Enriched| of.hashes.keys.iter().zip(&of.hashes.contents).map(|row| format!("{row:?}")).collect();
+    let places = |of: &Enriched| {
+        let place = |(part, place): (&Part, Place)| format!("{} {} {:?}", part.origin.file, part.offset(place), part.raw(place));
+        of.records().map(place).collect()
+    };
+    let refused = |of: &Enriched| of.parts.iter().map(|part| format!("{} {:?}", part.read, part.rejects)).collect();
+    let rows: Vec<RecordBatch> = alone.iter().map(|alone| alone.rows.clone()).collect();
+    assert_eq!(shared.rows, concat_batches(&shared.rows.schema(), &rows).unwrap());
+    for same in [&lists as &dyn Fn(&Enriched) -> Vec<String>, &hashes, &places, &refused] {
+        assert_eq!(same(&shared), alone.iter().flat_map(same).collect::<Vec<_>>());
+    }
 }
 
 /// Records and refused ranges with their offsets, however large the blocks are that the bytes come in.

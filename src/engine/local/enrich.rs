@@ -1,6 +1,7 @@
 //! Step 5, enrich: accepted records → Arrow columns of the newest version, with upcasts, derived partition values, technical
 //! columns, and the hashes by which records are told apart.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{
@@ -30,7 +31,8 @@ pub enum EnrichError {
 /// A chunk of rows ready to be written, and every refusal up to here.
 #[derive(Debug)]
 pub struct Enriched {
-    pub origin: Origin,
+    /// What the rows are of, in their order.
+    pub parts: Vec<Part>,
     /// In the schema [`crate::plan::SilverColumns::decoded`].
     pub rows: RecordBatch,
     pub hashes: RowHashes,
@@ -39,26 +41,54 @@ pub struct Enriched {
     pub prefixes: Vec<String>,
     /// Which rows delete the row of their key.
     pub deletes: Vec<bool>,
-    /// Where each row's record lies in `bytes`, should it still be refused.
+    /// Where each row's record lies in the bytes of its part, should it still be refused.
     pub places: Vec<Place>,
-    pub bytes: Bytes,
-    /// Decoded offset of `bytes[0]`.
-    pub base: u64,
     pub versions: Vec<i32>,
-    pub rejects: Vec<Reject>,
-    pub read: u64,
     /// Records that were not decoded the quick way.
     pub exact: usize,
 }
 
-impl Enriched {
-    /// Decoded offset of a row's record.
-    pub fn offset(&self, row: usize) -> u64 {
-        self.base + self.places.get(row).map_or(0, |place| u64::from(place.start))
+/// Records of one stream, one behind the other.
+#[derive(Debug)]
+pub struct Part {
+    pub origin: Origin,
+    pub bytes: Bytes,
+    /// Decoded offset of `bytes[0]`.
+    pub base: u64,
+    /// Which of the chunk's rows are of it.
+    pub rows: Range<usize>,
+    pub rejects: Vec<Reject>,
+    pub read: u64,
+}
+
+impl Part {
+    /// Decoded offset of a record.
+    pub fn offset(&self, place: Place) -> u64 {
+        self.base + u64::from(place.start)
     }
 
-    pub fn raw(&self, row: usize) -> Bytes {
-        self.places.get(row).map(|place| self.bytes.slice(place.start as usize..place.end as usize)).unwrap_or_default()
+    pub fn raw(&self, place: Place) -> Bytes {
+        self.bytes.slice(place.start as usize..place.end as usize)
+    }
+
+    /// What is left of it once its rows went their way.
+    pub fn account(self) -> Account {
+        Account { origin: self.origin, rejects: self.rejects, read: self.read }
+    }
+}
+
+/// How many records of a stream were read, and which of them were refused.
+#[derive(Debug)]
+pub struct Account {
+    pub origin: Origin,
+    pub rejects: Vec<Reject>,
+    pub read: u64,
+}
+
+impl Enriched {
+    /// Each row with its part and where in it its record lies.
+    pub fn records(&self) -> impl Iterator<Item = (&Part, Place)> {
+        self.parts.iter().flat_map(|part| self.places[part.rows.clone()].iter().map(move |place| (part, *place)))
     }
 }
 
@@ -135,29 +165,26 @@ impl Derivation {
 
 /// What `enrich` is given of a chunk: rows as columns of the newest version's properties.
 pub struct Properties {
-    pub origin: Origin,
-    pub bytes: Bytes,
-    pub base: u64,
+    pub parts: Vec<Part>,
     pub columns: Vec<Values>,
     pub technical: Technical,
-    pub rejects: Vec<Reject>,
-    pub read: u64,
     /// Records that were not decoded the quick way.
     pub exact: usize,
 }
 
 pub fn enrich(chunk: Properties, plan: &BatchPlan) -> Result<Enriched, EnrichError> {
-    let Properties { origin, bytes, base, columns: properties, technical, rejects, read, exact } = chunk;
+    let Properties { parts, columns: properties, technical, exact } = chunk;
     let columns = &plan.of.columns;
     let rows = technical.places.len();
-    let failed = |source| EnrichError::Columns { file: origin.file.clone(), source };
+    let file: Arc<str> = parts.first().map_or_else(|| "".into(), |part| part.origin.file.clone());
+    let failed = |source| EnrichError::Columns { file: file.clone(), source };
     let mut properties: Vec<Option<ArrayRef>> =
         properties.into_iter().map(|column| column.array(rows).map(Some)).collect::<Result<_, _>>().map_err(failed)?;
     let mut arrays: Vec<ArrayRef> = Vec::with_capacity(columns.columns.len());
     for column in columns.columns.iter().filter(|column| **column != Column::Order) {
         arrays.push(match column {
             Column::Property(at) => properties.get_mut(*at).and_then(Option::take).unwrap_or_else(|| Arc::new(Int32Array::new_null(rows))),
-            other => technical_column(*other, &technical, &origin, base, plan),
+            other => technical_column(*other, &technical, &parts, plan),
         });
     }
     let order_by: Vec<ArrayRef> = columns.order_by.iter().map(|at| arrays[*at].clone()).collect();
@@ -168,32 +195,34 @@ pub fn enrich(chunk: Properties, plan: &BatchPlan) -> Result<Enriched, EnrichErr
     let hashes = if all { RowHashes::of(&batch, columns) } else { RowHashes::of_keys(&batch, columns) }.map_err(failed)?;
     let deletes = match &plan.of.deletes {
         Some(condition) => {
-            condition.holds(&batch).map_err(|source| EnrichError::Condition { file: origin.file.clone(), source: Box::new(source) })?
+            condition.holds(&batch).map_err(|source| EnrichError::Condition { file: file.clone(), source: Box::new(source) })?
         }
         None => vec![false; rows],
     };
     let Technical { places, versions, .. } = technical;
     let ranges = KeyRanges::of(&batch, columns);
-    Ok(Enriched { origin, rows: batch, hashes, ranges, prefixes, deletes, places, bytes, base, versions, rejects, read, exact })
+    Ok(Enriched { parts, rows: batch, hashes, ranges, prefixes, deletes, places, versions, exact })
 }
 
-fn technical_column(column: Column, technical: &Technical, origin: &Origin, base: u64, plan: &BatchPlan) -> ArrayRef {
+fn technical_column(column: Column, technical: &Technical, parts: &[Part], plan: &BatchPlan) -> ArrayRef {
     let Technical { dates, places, versions, rescued } = technical;
     let rows = places.len();
-    let text = |text: &str| {
-        let once = Arc::new(StringArray::from_iter_values([text]));
-        Arc::new(DictionaryArray::new(Int32Array::from_value(0, rows), once)) as ArrayRef
-    };
+    let coded = |codes: Int32Array, texts: StringArray| Arc::new(DictionaryArray::new(codes, Arc::new(texts))) as ArrayRef;
+    let text = |text: &str| coded(Int32Array::from_value(0, rows), StringArray::from_iter_values([text]));
+    let placed = || parts.iter().flat_map(|part| places[part.rows.clone()].iter().map(|place| part.offset(*place) as i64));
     let integers = |values: &mut dyn Iterator<Item = i32>| Arc::new(Int32Array::from_iter_values(values)) as ArrayRef;
     match column {
         Column::Database => text(&plan.of.source.database),
-        Column::SourceFile => text(&origin.file),
+        Column::SourceFile => coded(
+            (0..).zip(parts).flat_map(|(code, part)| std::iter::repeat_n(code, part.rows.len())).collect::<Vec<i32>>().into(),
+            StringArray::from_iter_values(parts.iter().map(|part| &part.origin.file)),
+        ),
         Column::Batch => text(&plan.batch),
         Column::EventDate => Arc::new(Date32Array::from_iter(dates.iter().map(|dates| dates.event_date))),
         Column::Year => integers(&mut dates.iter().map(|dates| dates.year)),
         Column::Month => integers(&mut dates.iter().map(|dates| dates.month)),
         Column::Day => integers(&mut dates.iter().map(|dates| dates.day)),
-        Column::SourceOffset => Arc::new(Int64Array::from_iter_values(places.iter().map(|place| (base + u64::from(place.start)) as i64))),
+        Column::SourceOffset => Arc::new(Int64Array::from(placed().collect::<Vec<_>>())),
         Column::SourceLength => Arc::new(Int64Array::from_iter_values(places.iter().map(|place| i64::from(place.end - place.start)))),
         Column::SchemaVersion => integers(&mut versions.iter().copied()),
         Column::IngestedAt => Arc::new(TimestampMicrosecondArray::from_value(plan.ingested_at, rows).with_timezone("UTC")),

@@ -15,7 +15,7 @@ use futures::StreamExt;
 
 use super::decode::{Origin, found};
 use super::dedupe::Unique;
-use super::enrich::Enriched;
+use super::enrich::{Account, Enriched, Part};
 use super::frame::{FrameError, Framer, Frames};
 use super::rows::{Program, transform};
 use super::write::{Staged, Tables, Writer};
@@ -139,7 +139,8 @@ impl<'p> Explainer<'p> {
         let nothing = RecordBatch::new_empty(self.plan.of.columns.decoded.clone());
         // It was counted as read when it was proven or explained.
         let records = Records { quarantined: 1, ..Records::default() };
-        self.writer.write(Unique { origin, rows: nothing, rejects: vec![reject], records }).await
+        let account = Account { origin, rejects: vec![reject], read: 0 };
+        self.writer.write(Unique { rows: nothing, accounts: vec![account], records }).await
     }
 
     /// `lines`: by the offset at which each begins; `placed`: that is its offset in the object, too.
@@ -148,41 +149,42 @@ impl<'p> Explainer<'p> {
         if chunk.rows.num_rows() > 0 {
             self.rows.push(self.with_order(&chunk, lines, placed).map_err(failed)?);
         }
-        self.read += chunk.read;
-        let records = Records { read: chunk.read, quarantined: chunk.rejects.len() as u64, ..Records::default() };
-        let Enriched { origin, rows, mut rejects, .. } = chunk;
+        let Enriched { parts, rows, .. } = chunk;
+        let mut accounts: Vec<Account> = parts.into_iter().map(Part::account).collect();
         if !placed {
-            for reject in &mut rejects {
-                reject.offset = NO_OFFSET;
-            }
+            accounts.iter_mut().flat_map(|account| &mut account.rejects).for_each(|reject| reject.offset = NO_OFFSET);
         }
-        self.writer.write(Unique { origin, rows: rows.slice(0, 0), rejects, records }).await
+        let (read, refused) = accounts.iter().fold((0, 0), |(read, refused), one| (read + one.read, refused + one.rejects.len() as u64));
+        self.read += read;
+        let records = Records { read, quarantined: refused, ..Records::default() };
+        self.writer.write(Unique { rows: rows.slice(0, 0), accounts, records }).await
     }
 
     /// Silver's columns, the order, and what else staged rows have.
     fn with_order(&self, chunk: &Enriched, lines: Option<&BTreeMap<u64, &Line>>, placed: bool) -> Result<RecordBatch, ArrowError> {
         let rows = chunk.rows.num_rows();
-        let tail = order::tail(&chunk.origin.object, &chunk.origin.file);
-        let nth: Vec<String> = (0..rows)
-            .map(|row| match lines {
-                Some(lines) => lines.get(&chunk.offset(row)).map(|line| line.nth.clone()).unwrap_or_default(),
-                None => format!("{:020}", chunk.offset(row)),
-            })
-            .collect();
-        let orders = chunk.prefixes.iter().zip(&nth).map(|(prefix, nth)| format!("{prefix}{tail}{}{nth}", order::SEPARATOR));
+        let nth = |offset: u64| match lines {
+            Some(lines) => lines.get(&offset).map(|line| line.nth.clone()).unwrap_or_default(),
+            None => format!("{offset:020}"),
+        };
+        let nth: Vec<String> = chunk.records().map(|(part, place)| nth(part.offset(place))).collect();
+        let order = |((part, _), (prefix, nth)): ((&Part, _), (&String, &String))| {
+            format!("{prefix}{}{}{nth}", order::tail(&part.origin.object, &part.origin.file), order::SEPARATOR)
+        };
+        let orders: Vec<String> = chunk.records().zip(chunk.prefixes.iter().zip(&nth)).map(order).collect();
         let keep = self.plan.of.job.mode == Mode::Append;
-        let text = |row: usize| keep.then(|| String::from_utf8_lossy(&chunk.raw(row)).into_owned());
+        let text = |(part, place): (&Part, _)| keep.then(|| String::from_utf8_lossy(&part.raw(place)).into_owned());
         let columns: Result<Vec<ArrayRef>, ArrowError> = self
             .schema
             .fields()
             .iter()
             .map(|field| {
                 Ok(match field.name().as_str() {
-                    crate::plan::ORDER => Arc::new(StringArray::from_iter_values(orders.clone())) as ArrayRef,
+                    crate::plan::ORDER => Arc::new(StringArray::from_iter_values(&orders)) as ArrayRef,
                     "_deletes" => Arc::new(BooleanArray::from(chunk.deletes.clone())),
                     "_proven" => Arc::new(BooleanArray::from(vec![true; rows])),
-                    "_line" => Arc::new(StringArray::from_iter((0..rows).map(text))),
-                    "_file" => Arc::new(StringArray::from_iter_values((0..rows).map(|_| &chunk.origin.file))),
+                    "_line" => Arc::new(StringArray::from_iter(chunk.records().map(text))),
+                    "_file" => Arc::new(StringArray::from_iter_values(chunk.records().map(|(part, _)| &part.origin.file))),
                     "_nth" => Arc::new(StringArray::from_iter_values(&nth)),
                     // A line has no place in its object that anybody knows.
                     "_source_offset" | "_source_length" if !placed => Arc::new(Int64Array::new_null(rows)),

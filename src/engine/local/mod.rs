@@ -2,8 +2,8 @@
 //!
 //! [`stage`] is its seven steps in order. Objects are read ahead, a few at a time, each by a thread of its own that inflates and
 //! frames; every chunk of frames is decoded, reconciled, validated and enriched by whatever thread is free; the chunks meet again
-//! in the order of the plan, where they are deduped and written. Small objects are taken together, read and decoded by one thread:
-//! handing each of them on would cost more than reading it. The outcome does not depend on how many threads there are, and
+//! in the order of the plan, where they are deduped and written. Small objects are taken together, read and decoded by one thread into
+//! columns that they share: handing each of them on would cost more than reading it, and so would columns of its own. The outcome does not depend on how many threads there are, and
 //! memory is bounded by the chunks in flight, [`CHUNKS_AHEAD`] for each object being read and [`CHUNKS_A_THREAD`] that are
 //! decoded, and by [`READ_AHEAD_BYTES`] of objects that are being downloaded.
 
@@ -38,7 +38,7 @@ use dedupe::Dedupe;
 pub use dedupe::rebase;
 use enrich::{EnrichError, Enriched};
 use frame::{Coverage, FrameError, Framer, Frames};
-use rows::{Program, transform};
+use rows::{Program, Rows, transform};
 use spool::SpoolError;
 use write::Writer;
 pub use write::{Example, RejectSummary, Staged, Tables};
@@ -49,12 +49,10 @@ const CHUNKS_AHEAD: usize = 2;
 const CHUNKS_A_THREAD: usize = 3;
 /// Objects that are opened before their turn, and the bytes of them that may wait in memory (of a remote store's: files are opened by whoever
 /// reads them); more where there are many threads and large objects.
-const OBJECTS_AHEAD: usize = 32;
+const OBJECTS_AHEAD: usize = 64;
 /// Small objects that are read together: how many, and their stored bytes.
-const TOGETHER: usize = 8;
-const TOGETHER_BYTES: u64 = 512 << 10;
-/// Pieces of them that are sent at once: a chunk and an end for each.
-const SENT_TOGETHER: usize = 2 * TOGETHER;
+const TOGETHER: usize = 20;
+const TOGETHER_BYTES: u64 = 1 << 20;
 const READ_AHEAD_BYTES: u64 = 64 << 20;
 
 #[derive(Debug, thiserror::Error)]
@@ -252,8 +250,8 @@ fn in_groups(opened: impl futures::Stream<Item = Opened>, counts: Vec<usize>) ->
     })
 }
 
-/// Where there is a `program`, what is framed is decoded at once, on the same thread, and sent once there is [`SENT_TOGETHER`] of it:
-/// whoever waits for pieces of small objects is not to be woken for each.
+/// Where there is a `program`, what is framed is decoded at once, on the same thread, into columns that small objects share: arrays of
+/// a hundred rows cost more than their rows do.
 async fn read_objects(
     group: Vec<Opened>,
     plan: Arc<BatchPlan>,
@@ -264,33 +262,61 @@ async fn read_objects(
     let first = group.iter().flatten().next().map(|(object, ..)| object.key.clone()).unwrap_or_default();
     let blocking = sender.clone();
     let read = tokio::task::spawn_blocking(move || {
-        let mut waiting = Vec::new();
-        for opened in group {
-            if blocking.is_closed() {
-                return;
+        let send = |pieces: Vec<_>| blocking.blocking_send(pieces).is_ok();
+        let read = match &program {
+            Some(program) => {
+                read_together(group, &plan, program, chunk, |pieces| send(pieces.into_iter().map(Ahead::Read).map(Ok).collect()))
             }
-            let framed = opened.and_then(|(object, reader, _held)| {
-                frame_object(reader, &object, &plan, chunk, |piece: Framed| {
-                    let Some(program) = &program else { return Ok(blocking.blocking_send(vec![Ok(Ahead::Framed(piece))]).is_ok()) };
-                    waiting.push(Ok(match piece {
-                        Piece::Chunk((frames, origin)) => Ahead::Read(Piece::Chunk(Box::new(transform(frames, &origin, &plan, program)?))),
-                        end @ Piece::End { .. } => Ahead::Framed(end),
-                    }));
-                    Ok(waiting.len() < SENT_TOGETHER || blocking.blocking_send(std::mem::take(&mut waiting)).is_ok())
-                })
-            });
-            if let Err(error) = framed {
-                waiting.push(Err(error));
-                break;
-            }
-        }
-        if !waiting.is_empty() {
-            let _ = blocking.blocking_send(waiting);
+            None => group.into_iter().try_for_each(|opened| {
+                let (object, reader, _held) = opened?;
+                frame_object(reader, &object, &plan, chunk, |piece| Ok(send(vec![Ok(Ahead::Framed(piece))])))
+            }),
+        };
+        if let Err(error) = read {
+            send(vec![Err(error)]);
         }
     });
     if let Err(error) = read.await {
         let _ = sender.send(vec![Err(StageError::Task { file: first, message: error.to_string() })]).await;
     }
+}
+
+/// Steps 1 to 5 for small objects, on one thread. Objects that are read once more are told apart one by one, and share nothing.
+fn read_together(
+    group: Vec<Opened>,
+    plan: &BatchPlan,
+    program: &Program,
+    chunk: usize,
+    send: impl Fn(Vec<Read>) -> bool,
+) -> Result<(), StageError> {
+    let (enough, objects) = (if plan.again.is_empty() { chunk } else { 0 }, group.len());
+    let finished = |rows: Rows<'_>| rows.finish().map(|rows| Piece::Chunk(Box::new(rows)));
+    let (mut rows, mut ends, mut wanted) = (None::<Rows<'_>>, Vec::new(), true);
+    for opened in group {
+        let (object, reader, _held) = opened?;
+        frame_object(reader, &object, plan, chunk, |piece| match piece {
+            Piece::Chunk((frames, origin)) => {
+                // The others will be like it.
+                let alike = objects.min(1 + chunk / frames.bytes.len().max(1));
+                let open = rows.get_or_insert_with(|| Rows::new(frames.records.len() * alike, plan, program));
+                open.read(frames, &origin);
+                let Some(full) = rows.take_if(|rows| rows.bytes() >= enough) else { return Ok(true) };
+                let pieces = [finished(full)?].into_iter().chain(ends.drain(..)).collect();
+                wanted = send(pieces);
+                Ok(wanted)
+            }
+            Piece::End { layout, decoded, stored } => {
+                ends.push(Piece::End { layout, decoded, stored });
+                Ok(true)
+            }
+        })?;
+        if !wanted {
+            return Ok(());
+        }
+    }
+    let rest = rows.map(finished).transpose()?;
+    send(rest.into_iter().chain(ends).collect());
+    Ok(())
 }
 
 /// Step 1, on one thread. `send` says whether anybody still listens; if not, the batch was given up.
@@ -346,8 +372,8 @@ mod tests {
     #[test]
     fn small_objects_are_read_together_and_large_ones_alone() {
         let (small, large) = (200 << 10, 10 << 20);
-        assert_eq!(together([small, small, small, large, small, large].into_iter()), [2, 1, 1, 1, 1]);
-        assert_eq!(together([1; 20].into_iter()), [8, 8, 4]);
+        assert_eq!(together([small, small, small, small, small, small, large, small, large].into_iter()), [5, 1, 1, 1, 1]);
+        assert_eq!(together([1; 50].into_iter()), [20, 20, 10]);
         assert_eq!(together(std::iter::empty()), [0; 0]);
     }
 }

@@ -13,7 +13,7 @@ use bytes::Bytes;
 
 use super::columns::Column;
 use super::decode::{self, Origin, Place, Verdict};
-use super::enrich::{self, Dates, Derivation, EnrichError, Enriched, Properties, Technical, enrich, rescued};
+use super::enrich::{self, Dates, Derivation, EnrichError, Enriched, Part, Properties, Technical, enrich, rescued};
 use super::frame::Frames;
 use super::reconcile::{Parts, agree, reconcile};
 use super::straight::Form;
@@ -161,27 +161,15 @@ fn straight(
 
 /// Frames of one stream → rows.
 pub fn transform(frames: Frames, origin: &Origin, plan: &BatchPlan, program: &Program) -> Result<Enriched, EnrichError> {
-    let Frames { bytes, base, records, refused } = frames;
-    let mut rows = Rows::new(origin, &bytes, base, records.len(), plan, program);
-    rows.read = (records.len() + refused.len()) as u64;
-    rows.rejects.extend(refused.into_iter().map(|refused| decode::refuse(refused, origin)));
-    for range in records {
-        rows.take(range);
-    }
-    enrich(rows.finish(), plan)
+    let mut rows = Rows::new(frames.records.len(), plan, program);
+    rows.read(frames, origin);
+    rows.finish()
 }
 
-struct Rows<'c> {
+/// Rows in the making: of one stream, or of several small ones that share their columns.
+pub struct Rows<'c> {
     plan: &'c BatchPlan,
     program: &'c Program,
-    origin: &'c Origin,
-    bytes: &'c Bytes,
-    base: u64,
-    /// All of the chunk is UTF-8.
-    utf8: bool,
-    /// `None` sends every record the exact way.
-    in_path: Option<InPath>,
-    default_version: u32,
     tape: Tape,
     names: Names,
     /// The place of the version that the last record was of among the program's.
@@ -193,10 +181,23 @@ struct Rows<'c> {
     slots: Vec<u32>,
     columns: Vec<Column>,
     technical: Technical,
+    parts: Vec<Part>,
+    /// Refusals of the part that is being read.
     rejects: Vec<Reject>,
-    read: u64,
     /// Records that went the exact way.
     exact: usize,
+}
+
+/// What the records of a part have in common.
+struct Stream<'c> {
+    origin: &'c Origin,
+    bytes: &'c Bytes,
+    base: u64,
+    /// All of it is UTF-8.
+    utf8: bool,
+    /// `None` sends every record the exact way.
+    in_path: Option<InPath>,
+    default_version: u32,
 }
 
 /// What is known of a record whose properties are in the columns.
@@ -207,42 +208,67 @@ struct Taken {
 }
 
 impl<'c> Rows<'c> {
-    fn new(origin: &'c Origin, bytes: &'c Bytes, base: u64, rows: usize, plan: &'c BatchPlan, program: &'c Program) -> Self {
-        let contract = &plan.of.contract;
-        let object = &origin.object;
-        let default_version = contract.default_version(object.layout, path_date(&object.path));
+    /// Makes room for so many rows.
+    pub fn new(rows: usize, plan: &'c BatchPlan, program: &'c Program) -> Self {
         Self {
             plan,
             program,
-            origin,
-            bytes,
-            base,
-            utf8: std::str::from_utf8(bytes).is_ok(),
-            in_path: if program.quick { InPath::of(&object.path, &plan.of) } else { None },
-            default_version,
-            usual: program.versions.iter().position(|spelling| spelling.number == default_version).unwrap_or(0),
+            usual: 0,
             left: false,
             tape: Tape::new(),
             names: program.names.clone(),
             by_name: vec![ABSENT; program.names.len()],
             slots: Vec::new(),
-            columns: contract.latest().root.properties.iter().map(|property| Column::new(&property.shape.ty, rows)).collect(),
+            columns: plan.of.contract.latest().root.properties.iter().map(|property| Column::new(&property.shape.ty, rows)).collect(),
             technical: Technical::default(),
+            parts: Vec::new(),
             rejects: Vec::new(),
-            read: 0,
             exact: 0,
         }
     }
 
-    fn take(&mut self, range: Range<usize>) {
+    /// Appends the rows of a stream's next frames.
+    pub fn read(&mut self, frames: Frames, origin: &Origin) {
+        let Frames { bytes, base, records, refused } = frames;
+        let object = &origin.object;
+        let default_version = self.plan.of.contract.default_version(object.layout, path_date(&object.path));
+        let stream = Stream {
+            origin,
+            bytes: &bytes,
+            base,
+            utf8: std::str::from_utf8(&bytes).is_ok(),
+            in_path: if self.program.quick { InPath::of(&object.path, &self.plan.of) } else { None },
+            default_version,
+        };
+        self.usual = self.program.versions.iter().position(|spelling| spelling.number == default_version).unwrap_or(0);
+        let (first, read) = (self.technical.places.len(), (records.len() + refused.len()) as u64);
+        self.rejects.extend(refused.into_iter().map(|refused| decode::refuse(refused, origin)));
+        for range in records {
+            self.take(&stream, range);
+        }
+        let (rows, rejects) = (first..self.technical.places.len(), std::mem::take(&mut self.rejects));
+        self.parts.push(Part { origin: origin.clone(), bytes, base, rows, rejects, read });
+    }
+
+    /// Bytes that were read.
+    pub fn bytes(&self) -> usize {
+        self.parts.iter().map(|part| part.bytes.len()).sum()
+    }
+
+    pub fn finish(self) -> Result<Enriched, EnrichError> {
+        let Self { plan, columns, technical, parts, exact, .. } = self;
+        enrich(Properties { parts, columns, technical, exact }, plan)
+    }
+
+    fn take(&mut self, stream: &Stream<'_>, range: Range<usize>) {
         let rows = self.technical.places.len();
         let place = enrich::Place { start: range.start as u32, end: range.end as u32 };
-        let taken = match self.quick(range.clone()) {
+        let taken = match self.quick(stream, range.clone()) {
             Some(taken) => Ok(taken),
             None => {
                 self.truncate(rows);
                 self.exact += 1;
-                self.exact(range)
+                self.exact(stream, range)
             }
         };
         match taken {
@@ -264,20 +290,20 @@ impl<'c> Rows<'c> {
     }
 
     /// A sound record of the usual form; `None` says nothing about others.
-    fn quick(&mut self, range: Range<usize>) -> Option<Taken> {
-        self.in_path.as_ref()?;
-        if !self.utf8 && std::str::from_utf8(self.bytes.get(range.clone())?).is_err() {
+    fn quick(&mut self, stream: &Stream<'_>, range: Range<usize>) -> Option<Taken> {
+        let in_path = stream.in_path.as_ref()?;
+        if !stream.utf8 && std::str::from_utf8(stream.bytes.get(range.clone())?).is_err() {
             return None;
         }
         let row = self.technical.places.len();
-        let found = self.parse(range, row)?;
-        let record = self.tape.value(self.bytes, found.root);
+        let found = self.parse(stream, range, row)?;
+        let record = self.tape.value(stream.bytes, found.root);
         let by_name = &self.by_name;
         let named = |name: Option<usize>| node(record, *by_name.get(name?)?);
         if named(self.program.envelope).is_some() {
             return None;
         }
-        let parts = agree(self.in_path.as_ref()?, |column| named(self.program.partition[column]), &self.plan.of)?;
+        let parts = agree(in_path, |column| named(self.program.partition[column]), &self.plan.of)?;
         let spelling = self.program.versions.get(self.usual)?;
         let version = self.plan.of.contract.version(spelling.number)?;
         let checker = checker(version, &self.plan.of);
@@ -323,25 +349,25 @@ impl<'c> Rows<'c> {
     }
 
     /// Once more where the record turns out to be of another version than the last one.
-    fn parse(&mut self, range: Range<usize>, row: usize) -> Option<Found> {
-        let found = self.parse_as_usual(range.clone(), row)?;
-        let number = self.stated_version(found)?;
+    fn parse(&mut self, stream: &Stream<'_>, range: Range<usize>, row: usize) -> Option<Found> {
+        let found = self.parse_as_usual(stream.bytes, range.clone(), row)?;
+        let number = self.stated_version(stream, found)?;
         let version = self.program.versions.iter().position(|spelling| spelling.number == number)?;
         if version == self.usual {
             return Some(found);
         }
         self.truncate(row);
         self.usual = version;
-        self.parse_as_usual(range, row)
+        self.parse_as_usual(stream.bytes, range, row)
     }
 
-    fn parse_as_usual(&mut self, range: Range<usize>, row: usize) -> Option<Found> {
+    fn parse_as_usual(&mut self, bytes: &[u8], range: Range<usize>, row: usize) -> Option<Found> {
         let (columns, straight) = (&mut self.columns, &self.program.versions.get(self.usual)?.straight);
         let left = &mut self.left;
         *left = false;
         let nesting = self.plan.of.job.limits.nesting;
         self.tape.clear();
-        self.tape.parse_quick(self.bytes, range, nesting, &mut self.names, &mut self.by_name, |name, bytes, at| {
+        self.tape.parse_quick(bytes, range, nesting, &mut self.names, &mut self.by_name, |name, bytes, at| {
             let (column, form) = straight.get(name)?.as_ref()?;
             let end = form.read(columns.get_mut(*column)?, row, bytes, at);
             *left |= end.is_none();
@@ -350,25 +376,25 @@ impl<'c> Rows<'c> {
     }
 
     /// The number of the version that the record says it is of, or is of by default.
-    fn stated_version(&self, found: Found) -> Option<u32> {
-        let record = self.tape.value(self.bytes, found.root);
+    fn stated_version(&self, stream: &Stream<'_>, found: Found) -> Option<u32> {
+        let record = self.tape.value(stream.bytes, found.root);
         let stated = self.program.version_field.and_then(|name| node(record, *self.by_name.get(name)?));
         match stated.map(|value| (value.kind(), value)) {
-            None | Some((Kind::Null, _)) => Some(self.default_version),
+            None | Some((Kind::Null, _)) => Some(stream.default_version),
             Some((Kind::Int(number), _)) => u32::try_from(number).ok(),
             Some((Kind::String, text)) => text.as_str().parse().ok(),
             Some(_) => None,
         }
     }
 
-    fn exact(&mut self, range: Range<usize>) -> Result<Taken, Box<Reject>> {
-        let (origin, bytes, plan) = (self.origin, self.bytes, self.plan);
-        let place = Place { origin, bytes, base: self.base, range: range.clone() };
+    fn exact(&mut self, stream: &Stream<'_>, range: Range<usize>) -> Result<Taken, Box<Reject>> {
+        let (&Stream { origin, bytes, base, .. }, plan) = (stream, self.plan);
+        let place = Place { origin, bytes, base, range: range.clone() };
         self.tape.clear();
         let root = decode::decode(&mut self.tape, bytes, range, &plan.of.job).map_err(|verdict| Box::new(place.reject(verdict, None)))?;
         let record = self.tape.value(bytes, root);
         let row = self.technical.places.len();
-        let judged = judge(record, self.default_version, &mut self.slots, origin, plan).and_then(|(parts, version, unknown)| {
+        let judged = judge(record, stream.default_version, &mut self.slots, origin, plan).and_then(|(parts, version, unknown)| {
             let newest = &plan.of.contract.latest().root.properties;
             for ((column, source), property) in self.columns.iter_mut().zip(&version.sources).zip(newest) {
                 let whole = match source.resolve(record, &self.slots) {
@@ -384,11 +410,6 @@ impl<'c> Rows<'c> {
             Ok(Taken { version: version.number, dates, rescued: rescue(unknown, record, version, plan) })
         });
         judged.map_err(|verdict| Box::new(place.reject(verdict, Some(record))))
-    }
-
-    fn finish(self) -> Properties {
-        let Self { origin, bytes, base, columns, technical, rejects, read, exact, .. } = self;
-        Properties { origin: origin.clone(), bytes: bytes.clone(), base, columns, technical, rejects, read, exact }
     }
 }
 

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::StageError;
 use super::dedupe::{Dedupe, Unique};
-use super::enrich::quarantine_rows;
+use super::enrich::{Account, quarantine_rows};
 use crate::domain::{Layout, LayoutCount, NO_OFFSET, Records, RejectCode};
 use crate::job;
 use crate::plan::{BatchPlan, marks_partition, marks_schema, quarantine_schema};
@@ -187,10 +187,19 @@ impl<'p> Writer<'p> {
     }
 
     pub async fn write(&mut self, unique: Unique) -> Result<(), StageError> {
-        let Unique { origin, rows, rejects, records } = unique;
+        let Unique { rows, accounts, records } = unique;
         if rows.num_rows() > 0 {
             self.silver.write(&rows).await?;
         }
+        for account in accounts {
+            self.account(account).await?;
+        }
+        self.staged.records += records;
+        Ok(())
+    }
+
+    async fn account(&mut self, account: Account) -> Result<(), StageError> {
+        let Account { origin, rejects, read } = account;
         if !rejects.is_empty() {
             self.quarantine.write(&quarantine_rows(&rejects, &origin, self.plan)?).await?;
         }
@@ -202,8 +211,7 @@ impl<'p> Writer<'p> {
                 message: reject.message.clone(),
             });
         }
-        self.staged.records += records;
-        self.staged.layouts.entry(origin.object.layout).or_default().records += records.read;
+        self.staged.layouts.entry(origin.object.layout).or_default().records += read;
         Ok(())
     }
 

@@ -12,7 +12,7 @@ use arrow::compute::filter_record_batch;
 use arrow::error::ArrowError;
 
 use super::super::decode::{Origin, found};
-use super::super::enrich::Enriched;
+use super::super::enrich::{Enriched, Part, Place};
 use super::Unique;
 use crate::domain::{Records, Reject, RejectCode};
 use crate::plan::SilverColumns;
@@ -49,58 +49,47 @@ impl Append {
         Self { table, columns, seen: HashedMap::default(), ranges: Vec::new(), replaced: Vec::new() }
     }
 
-    /// `again`: keys that were not met before in the chunk's file, where that was committed before; rows of records that are refused now
-    /// count as gone.
-    pub async fn dedupe(&mut self, chunk: Enriched, mut again: Option<HashSet<u128>>, reread: &Reread) -> Result<Unique, SilverError> {
-        let mut rejects = Vec::new();
-        let Enriched { origin, rows, hashes, versions, .. } = &chunk;
-        let mut held = self.table.probe(rows, hashes, &chunk.ranges).await?;
+    /// `again`: for each part whose file was committed before the keys that were not met in that file before; rows of records that are
+    /// refused now count as gone.
+    pub async fn dedupe(&mut self, chunk: Enriched, mut again: Vec<Option<HashSet<u128>>>, reread: &Reread) -> Result<Unique, SilverError> {
+        let Enriched { mut parts, rows, hashes, ranges, places, versions, .. } = chunk;
+        let mut held = self.table.probe(&rows, &hashes, &ranges).await?;
         held.retain(|key, held| !reread.refuses(&held.source.0, held.source.1, *key));
         if rows.num_rows() > 0 {
-            self.ranges.push(chunk.ranges.clone());
+            self.ranges.push(ranges);
         }
         let mut keep = Vec::with_capacity(rows.num_rows());
         let mut updates = Vec::new();
-        let mut records = Records { read: chunk.read, ..Records::default() };
-        for (at, (key, content)) in hashes.keys.iter().zip(&hashes.contents).enumerate() {
-            let is_first = again.as_mut().is_some_and(|first| first.remove(key));
-            // The row of a record that a cluster read has no offset: it is the first one of its key.
-            let is_row = |held: &Held| {
-                let place = held.source.1.map_or(is_first, |offset| offset == chunk.offset(at) as i64);
-                again.is_some() && *held.source.0 == *origin.file && place
-            };
-            let fate = self.fate(at, *key, *content, &held, is_row);
-            keep.push(matches!(fate, Fate::Insert | Fate::Update { .. }));
-            match fate {
-                Fate::Insert => records.inserted += 1,
-                Fate::Update { file, row } => {
-                    records.updated += 1;
-                    updates.push((at as u32, file, row));
-                }
-                Fate::Duplicate => records.duplicate += 1,
-                Fate::Conflict => {
-                    let (offset, raw) = (chunk.offset(at), chunk.raw(at));
-                    rejects.push(Reject {
-                        code: RejectCode::KeyConflict,
-                        path: "$".to_owned(),
-                        message: "a record with this key and other content is already there".to_owned(),
-                        schema_version: Some(versions[at] as u32),
-                        offset,
-                        length: raw.len() as u64,
-                        found: found_in(origin, &raw),
-                        raw,
-                    });
+        let mut records = Records::default();
+        for (part, again) in parts.iter_mut().zip(&mut again) {
+            records.read += part.read;
+            for at in part.rows.clone() {
+                let (key, content, place) = (hashes.keys[at], hashes.contents[at], places[at]);
+                let is_first = again.as_mut().is_some_and(|first| first.remove(&key));
+                // The row of a record that a cluster read has no offset: it is the first one of its key.
+                let is_row = |held: &Held| {
+                    let place = held.source.1.map_or(is_first, |offset| offset == part.offset(place) as i64);
+                    again.is_some() && *held.source.0 == *part.origin.file && place
+                };
+                let fate = self.fate(at, key, content, &held, is_row);
+                keep.push(matches!(fate, Fate::Insert | Fate::Update { .. }));
+                match fate {
+                    Fate::Insert => records.inserted += 1,
+                    Fate::Update { file, row } => {
+                        records.updated += 1;
+                        updates.push((at as u32, file, row));
+                    }
+                    Fate::Duplicate => records.duplicate += 1,
+                    Fate::Conflict => part.rejects.push(conflict(part, place, versions[at])),
                 }
             }
+            records.quarantined += part.rejects.len() as u64;
         }
         let failed = |source| SilverError::Arrow { table: "silver".to_owned(), source };
-        self.replace(rows, &updates).map_err(failed)?;
-        let Enriched { origin, rows, rejects: earlier, .. } = chunk;
-        rejects.splice(..0, earlier);
-        records.quarantined = rejects.len() as u64;
+        self.replace(&rows, &updates).map_err(failed)?;
         let rows =
             if keep.iter().all(|keep| *keep) { rows } else { filter_record_batch(&rows, &BooleanArray::from(keep)).map_err(failed)? };
-        Ok(Unique { origin, rows, rejects, records })
+        Ok(Unique { rows, accounts: parts.into_iter().map(Part::account).collect(), records })
     }
 
     fn replace(&mut self, rows: &RecordBatch, updates: &[(u32, Arc<str>, u32)]) -> Result<(), ArrowError> {
@@ -136,6 +125,20 @@ impl Append {
             std::collections::hash_map::Entry::Occupied(taken) if *taken.get() == content => Fate::Duplicate,
             std::collections::hash_map::Entry::Occupied(_) => Fate::Conflict,
         }
+    }
+}
+
+fn conflict(part: &Part, place: Place, version: i32) -> Reject {
+    let (offset, raw) = (part.offset(place), part.raw(place));
+    Reject {
+        code: RejectCode::KeyConflict,
+        path: "$".to_owned(),
+        message: "a record with this key and other content is already there".to_owned(),
+        schema_version: Some(version as u32),
+        offset,
+        length: raw.len() as u64,
+        found: found_in(&part.origin, &raw),
+        raw,
     }
 }
 

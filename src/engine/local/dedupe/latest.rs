@@ -7,7 +7,7 @@ use arrow::compute::take_record_batch;
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, UInt32Type};
 use arrow::error::ArrowError;
 
-use super::super::enrich::Enriched;
+use super::super::enrich::{Enriched, Part};
 use super::super::spool::{Aside, Spool};
 use super::super::write::{Tables, Writer};
 use super::super::{Engine, StageError};
@@ -19,7 +19,7 @@ use crate::silver::SilverError;
 use crate::silver::keys::{Reread, SOURCE, contents_at};
 use crate::silver::replace::replaced_rows;
 use crate::silver::together::Together;
-use crate::silver::upsert::{Against, Arrivals, BatchKeys, Contents, DELETED, Extent, Fate, Present, UNCHANGED, find, keys_at};
+use crate::silver::upsert::{Against, BatchKeys, Contents, DELETED, Extent, Fate, Present, UNCHANGED, find, keys_at};
 use crate::silver::write::Complete;
 
 pub struct Latest {
@@ -59,33 +59,37 @@ impl Latest {
     }
 
     pub async fn put_aside(&mut self, chunk: Enriched) -> Result<Unique, StageError> {
-        let Enriched { origin, rows, hashes, ranges, prefixes, deletes, places, base, rejects, read, .. } = chunk;
-        let tail = order::tail(&origin.object, &origin.file);
-        let offsets = places.iter().map(|place| base + u64::from(place.start)).collect();
-        self.keys.add(Arrivals { keys: &hashes.keys, ranges, tail: &tail, prefixes, offsets, deletes });
-        let records = Records { read, quarantined: rejects.len() as u64, ..Records::default() };
+        let Enriched { parts, rows, hashes, ranges, prefixes, deletes, places, .. } = chunk;
         let nothing = self.nothing.get_or_insert_with(|| rows.slice(0, 0)).clone();
-        if rows.num_rows() > 0 {
-            if self.tails.last() != Some(&tail) {
-                Arc::make_mut(&mut self.tails).push(tail);
+        let mut records = Records::default();
+        let mut numbers = Vec::with_capacity(rows.num_rows());
+        let mut prefixes = prefixes.into_iter();
+        for part in &parts {
+            records.read += part.read;
+            records.quarantined += part.rejects.len() as u64;
+            if !part.rows.is_empty() {
+                let tail = order::tail(&part.origin.object, &part.origin.file);
+                let at = part.rows.clone();
+                let offsets = places[at.clone()].iter().map(|place| part.offset(*place));
+                let records = prefixes.by_ref().zip(offsets).zip(deletes[at.clone()].iter().copied());
+                self.keys.add(&tail, hashes.keys[at].iter().copied().zip(records));
+                if self.tails.last() != Some(&tail) {
+                    Arc::make_mut(&mut self.tails).push(tail);
+                }
+                numbers.resize(part.rows.end, self.tails.len() as u32 - 1);
             }
-            let rows = self.numbered(&rows).map_err(|source| self.failed(source))?;
+        }
+        if rows.num_rows() > 0 {
+            self.keys.within(ranges);
+            let rows = numbered(&rows, numbers).map_err(|source| self.failed(source))?;
             self.aside.push(rows).await?;
         }
-        Ok(Unique { origin, rows: nothing, rejects, records })
+        Ok(Unique { rows: nothing, accounts: parts.into_iter().map(Part::account).collect(), records })
     }
 
     pub fn object_read(&mut self, stored: u64) {
         self.stored.0 += stored;
         self.keys.expect(self.stored.0, self.stored.1);
-    }
-
-    /// The rows with the number of their tail, which is the newest one.
-    fn numbered(&self, rows: &RecordBatch) -> Result<RecordBatch, ArrowError> {
-        let fields =
-            rows.schema().fields().iter().cloned().chain([Arc::new(Field::new(TAIL, DataType::UInt32, false))]).collect::<Vec<_>>();
-        let number = UInt32Array::from_value(self.tails.len() as u32 - 1, rows.num_rows());
-        RecordBatch::try_new(Arc::new(Schema::new(fields)), rows.columns().iter().cloned().chain([Arc::new(number) as ArrayRef]).collect())
     }
 
     fn failed(&self, source: ArrowError) -> StageError {
@@ -189,6 +193,14 @@ impl Latest {
         }
         Ok(replaced)
     }
+}
+
+/// The rows with the numbers of their tails.
+fn numbered(rows: &RecordBatch, tails: Vec<u32>) -> Result<RecordBatch, ArrowError> {
+    let number = Arc::new(Field::new(TAIL, DataType::UInt32, false));
+    let fields: Vec<_> = rows.schema().fields().iter().cloned().chain([number]).collect();
+    let columns = rows.columns().iter().cloned().chain([Arc::new(UInt32Array::from(tails)) as ArrayRef]).collect();
+    RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)
 }
 
 /// Positions of a chunk's rows by what they lead to.

@@ -7,13 +7,14 @@
 mod append;
 mod latest;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Field, Fields};
 
 use super::decode::Origin;
-use super::enrich::Enriched;
+use super::enrich::{Account, Enriched};
 use super::write::{Staged, Tables, Writer};
 use super::{Engine, StageError};
 use crate::domain::{Records, Reject};
@@ -26,9 +27,8 @@ use crate::silver::{SilverError, Table};
 
 /// Rows to write at once, and every refusal of their chunk.
 pub struct Unique {
-    pub origin: Origin,
     pub rows: RecordBatch,
-    pub rejects: Vec<Reject>,
+    pub accounts: Vec<Account>,
     pub records: Records,
 }
 
@@ -57,20 +57,27 @@ impl Dedupe {
     }
 
     pub async fn dedupe(&mut self, chunk: Enriched) -> Result<Unique, StageError> {
-        let again = self.plan.again.contains_key(&chunk.origin.object.key);
-        let first = again.then(|| {
-            let reread = Arc::make_mut(&mut self.reread);
-            reread.refuse(&chunk.origin.file, offsets(&chunk.rejects));
-            reread.accept(&chunk.origin.file, &chunk.hashes.keys)
-        });
+        let first = self.first_met(&chunk);
         let unique = match &mut self.way {
             Way::Append(append) => append.dedupe(chunk, first, &self.reread).await?,
             Way::Latest(latest) => latest.put_aside(chunk).await?,
         };
-        if again {
-            Arc::make_mut(&mut self.reread).refuse(&unique.origin.file, offsets(&unique.rejects));
+        for account in unique.accounts.iter().filter(|account| is_again(&self.plan, &account.origin)) {
+            Arc::make_mut(&mut self.reread).refuse(&account.origin.file, offsets(&account.rejects));
         }
         Ok(unique)
+    }
+
+    /// For each part that is read once more: keys that were not met in its file before.
+    fn first_met(&mut self, chunk: &Enriched) -> Vec<Option<HashSet<u128>>> {
+        let met = chunk.parts.iter().map(|part| {
+            is_again(&self.plan, &part.origin).then(|| {
+                let reread = Arc::make_mut(&mut self.reread);
+                reread.refuse(&part.origin.file, offsets(&part.rejects));
+                reread.accept(&part.origin.file, &chunk.hashes.keys[part.rows.clone()])
+            })
+        });
+        met.collect()
     }
 
     /// An object of so many stored bytes has been told apart.
@@ -132,6 +139,10 @@ impl Dedupe {
         let found = rows_where(marks, of_database(&self.plan.of.source.database), &listed, &listed, refused).await?;
         stage_list(marks, &self.plan.batch, &found).await
     }
+}
+
+fn is_again(plan: &BatchPlan, origin: &Origin) -> bool {
+    plan.again.contains_key(&origin.object.key)
 }
 
 fn offsets(rejects: &[Reject]) -> impl Iterator<Item = i64> + '_ {

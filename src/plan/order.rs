@@ -66,10 +66,15 @@ pub fn against(prefix: &str, tail: &str, offset: u64, there: &str) -> Ordering {
 
 /// How a record stands to an order text, without building its own.
 pub fn compare(prefix: &str, tail: &str, offset: u64, other: &str) -> Ordering {
-    let separator = [SEPARATOR as u8];
-    let digits = format!("{offset:0OFFSET_DIGITS$}");
-    let ours = prefix.bytes().chain(tail.bytes()).chain(separator).chain(digits.bytes());
-    ours.cmp(other.bytes())
+    let mut other = other.as_bytes();
+    for part in [prefix.as_bytes(), tail.as_bytes(), &place(offset)] {
+        let Some((same, rest)) = other.split_at_checked(part.len()) else { return part.cmp(other) };
+        match part.cmp(same) {
+            Ordering::Equal => other = rest,
+            order => return order,
+        }
+    }
+    if other.is_empty() { Ordering::Equal } else { Ordering::Less }
 }
 
 /// The `order_by` values of each row, every one ended by the separator; empty texts where there are none.
@@ -153,6 +158,22 @@ mod tests {
         let column = orders(&prefixes, std::iter::repeat("1\u{1f}file"), offsets.into_iter());
         for (row, (prefix, offset)) in prefixes.iter().zip(offsets).enumerate() {
             assert_eq!(column.value(row), order_text(prefix, "1\u{1f}file", offset));
+        }
+    }
+
+    #[test]
+    fn a_record_stands_to_an_order_as_its_own_text_does() {
+        let prefixes = ["", "a", "a\u{1f}", "ab\u{1f}", "é\u{1f}"];
+        let tails = ["", "0\u{1f}file", "1\u{1f}file", "1\u{1f}file.2"];
+        let offsets = [0, 9, 10, u64::MAX];
+        let records = || prefixes.iter().flat_map(|prefix| tails.iter().flat_map(move |tail| offsets.map(|offset| (prefix, tail, offset))));
+        let mut others: Vec<String> = records().map(|(prefix, tail, offset)| order_text(prefix, tail, offset)).collect();
+        others.extend(["", "a", "1\u{1f}file\u{1f}", "1\u{1f}file\u{1f}000000000000000000000", "z"].map(str::to_owned));
+        for (prefix, tail, offset) in records() {
+            for other in &others {
+                let own = order_text(prefix, tail, offset);
+                assert_eq!(compare(prefix, tail, offset, other), own.as_bytes().cmp(other.as_bytes()), "{own:?} {other:?}");
+            }
         }
     }
 }

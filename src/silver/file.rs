@@ -8,24 +8,28 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions, StringArray, new_null_array};
 use arrow::buffer::{BooleanBuffer, NullBuffer, ScalarBuffer};
 use arrow::compute::cast;
-use arrow::datatypes::{DataType, Fields, Schema};
+use arrow::datatypes::{DataType, FieldRef, Fields, Schema};
 use arrow::error::ArrowError;
 use arrow::row::{RowConverter, Rows, SortField};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
-use futures::{FutureExt, TryStreamExt};
+use futures::{FutureExt, StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder, RowSelection, RowSelector};
 use parquet::arrow::async_reader::{AsyncFileReader, ParquetRecordBatchStreamBuilder};
 use parquet::errors::ParquetError;
-use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
+use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader, RowGroupMetaData};
+use tokio::task::JoinError;
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::{LiveFile, SilverError, Table};
-use crate::store::ahead;
+use crate::store::{ahead, ahead_on_a_thread};
+
+/// Rows of a file as they are decoded.
+pub type Batches = BoxStream<'static, Result<RecordBatch, SilverError>>;
 
 /// Rows decoded at a time.
 const READ_ROWS: usize = 16 * 1024;
@@ -107,11 +111,54 @@ impl DataFile {
     }
 
     /// The rows' `fields`, or those of the selected rows; a column that the file does not have is null.
-    pub fn read(
-        &self,
-        fields: &Fields,
-        selection: Option<RowSelection>,
-    ) -> Result<BoxStream<'static, Result<RecordBatch, SilverError>>, SilverError> {
+    pub fn read(&self, fields: &Fields, selection: Option<RowSelection>) -> Result<Batches, SilverError> {
+        let Some([one, other]) = self.halves(fields) else { return self.read_at_once(fields, selection) };
+        let halves = (self.read_at_once(&one, selection.clone())?, self.read_at_once(&other, selection)?);
+        let (fields, table) = (fields.clone(), self.table.name.clone());
+        let both = futures::stream::try_unfold(halves, move |(mut one, mut other)| {
+            let (fields, table) = (fields.clone(), table.clone());
+            async move {
+                let joined = match futures::try_join!(one.try_next(), other.try_next())? {
+                    (None, None) => return Ok(None),
+                    (Some(one), Some(other)) => beside(&one, &other, &fields),
+                    _ => Err(ArrowError::InvalidArgumentError("one half of the columns has more rows than the other".to_owned())),
+                };
+                let joined = joined.map_err(|source| SilverError::Arrow { table, source })?;
+                Ok(Some((joined, (one, other))))
+            }
+        });
+        Ok(both.boxed())
+    }
+
+    /// Whether decoding it is worth a thread.
+    fn is_large(&self) -> bool {
+        self.live.size > SMALL && self.rows() >= 2 * READ_ROWS as u64
+    }
+
+    /// The fields in two halves of about as many stored bytes, where it pays to decode them on a thread each.
+    fn halves(&self, fields: &Fields) -> Option<[Fields; 2]> {
+        if !self.is_large() {
+            return None;
+        }
+        let mut sizes: HashMap<&str, i64> = HashMap::new();
+        for column in self.footer.metadata().row_groups().iter().flat_map(RowGroupMetaData::columns) {
+            let root = column.column_path().parts().first().map_or("", String::as_str);
+            *sizes.entry(root).or_default() += column.compressed_size();
+        }
+        let size = |field: &FieldRef| sizes.get(field.name().as_str()).copied().unwrap_or_default();
+        let mut largest: Vec<&FieldRef> = fields.iter().collect();
+        largest.sort_by_key(|field| std::cmp::Reverse(size(field)));
+        let mut halves = [(0, Vec::new()), (0, Vec::new())];
+        for field in largest {
+            let at = usize::from(halves[0].0 > halves[1].0);
+            halves[at].0 += size(field).max(1);
+            halves[at].1.push(field.clone());
+        }
+        let [one, other] = halves.map(|(_, fields)| Fields::from(fields));
+        (!one.is_empty() && !other.is_empty()).then_some([one, other])
+    }
+
+    fn read_at_once(&self, fields: &Fields, selection: Option<RowSelection>) -> Result<Batches, SilverError> {
         let table = self.table.name.clone();
         let parquet = move |source| SilverError::Parquet { table: table.clone(), source };
         let reader = StoredFile::new(self.table.store.here(), &self.live);
@@ -132,7 +179,8 @@ impl DataFile {
         });
         // Decoded while whoever asked for them works on those before.
         let name = self.table.name.clone();
-        Ok(ahead(conformed, 1, move |error| SilverError::Task { table: name.clone(), message: error.to_string() }))
+        let failed = move |error: JoinError| SilverError::Task { table: name.clone(), message: error.to_string() };
+        Ok(if self.is_large() { ahead_on_a_thread(conformed, 1, failed) } else { ahead(conformed, 1, failed) })
     }
 
     /// The positions at which the file has one of the wanted keys, in order, with what the key maps to.
@@ -200,6 +248,13 @@ fn conform(batch: &RecordBatch, fields: &Fields) -> Result<RecordBatch, ArrowErr
         .collect::<Result<Vec<_>, _>>()?;
     let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
     RecordBatch::try_new_with_options(Arc::new(Schema::new(fields.clone())), arrays, &options)
+}
+
+/// `fields` of the same rows, each from the batch that has it.
+fn beside(one: &RecordBatch, other: &RecordBatch, fields: &Fields) -> Result<RecordBatch, ArrowError> {
+    let columns =
+        fields.iter().filter_map(|field| one.column_by_name(field.name()).or_else(|| other.column_by_name(field.name())).cloned());
+    RecordBatch::try_new(Arc::new(Schema::new(fields.clone())), columns.collect())
 }
 
 /// A map by [`row_hashes`], which need no hashing of their own.

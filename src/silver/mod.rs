@@ -77,6 +77,8 @@ pub enum SilverError {
     RowsLost { table: String, file: String, before: u64, kept: u64, taken: usize },
     #[error("table {table}: the staged list {path} that an intent names is gone; restore it, for the intent cannot be finished without")]
     StagedListMissing { table: String, path: String },
+    #[error("table {table}: the staged list {path} that an intent names does not say which rows leave the table; restore it")]
+    StagedListDamaged { table: String, path: String },
     #[error("table {table}: {file} is live and not there; restore it, or take it out of the table with a tool that repairs tables")]
     FileMissing { table: String, file: String },
     #[error(

@@ -8,9 +8,9 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-use arrow::array::{AsArray, BooleanArray, Int64Array, RecordBatch, StringArray};
-use arrow::compute::{concat_batches, filter_record_batch};
-use arrow::datatypes::{Field, Fields, Int64Type, Schema, SchemaRef};
+use arrow::array::{AsArray, BooleanArray, Int64Array, RecordBatch, StringDictionaryBuilder};
+use arrow::compute::{cast, concat_batches, filter_record_batch};
+use arrow::datatypes::{Field, Fields, Int32Type, Int64Type, Schema, SchemaRef};
 use arrow::error::ArrowError;
 use delta_kernel::engine::arrow_conversion::TryIntoArrow;
 use delta_kernel::expressions::Scalar;
@@ -21,6 +21,8 @@ use futures::{StreamExt, TryStreamExt};
 use indexmap::IndexMap;
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::file::properties::{EnabledStatistics, WriterProperties};
+use parquet::schema::types::ColumnPath;
 use serde_json::json;
 
 use super::encoding::choices;
@@ -158,15 +160,23 @@ async fn places(table: &Table, replaced: &Replaced, files: &[LiveFile]) -> Resul
     };
     let live: BTreeMap<&str, &LiveFile> = files.iter().filter(of_database).map(|file| (file.path.as_str(), file)).collect();
     let list = read_list(table, &replaced.list).await?;
-    let mut places: BTreeMap<&str, Vec<u32>> = BTreeMap::new();
+    let damaged = || SilverError::StagedListDamaged { table: table.name.clone(), path: replaced.list.clone() };
+    let files = list.column_by_name(PLACE_FILE).ok_or_else(damaged)?;
+    let files = cast(files, &file_type()).map_err(|source| SilverError::Arrow { table: table.name.clone(), source })?;
+    let files = files.as_dictionary_opt::<Int32Type>().ok_or_else(damaged)?;
+    let rows = list.column_by_name(PLACE_ROW).and_then(|rows| rows.as_primitive_opt::<Int64Type>()).ok_or_else(damaged)?;
+    let paths = files.values().as_string_opt::<i32>().ok_or_else(damaged)?;
+    let mut by_code: Vec<_> = paths.iter().map(|path| Some((*live.get_key_value(path?)?.0, Vec::new()))).collect();
     let mut moved = Vec::new();
-    let (paths, rows) = (text(&list, PLACE_FILE), list.column_by_name(PLACE_ROW).and_then(|rows| rows.as_primitive_opt::<Int64Type>()));
-    for at in 0..list.num_rows() {
-        let (path, row) = (paths.map_or("", |paths| paths.value(at)), rows.map_or(0, |rows| rows.value(at)));
-        match live.get_key_value(path) {
-            Some((path, _)) => places.entry(path).or_default().push(row as u32),
+    for (at, row) in rows.values().iter().enumerate() {
+        match files.key(at).and_then(|code| by_code.get_mut(code)?.as_mut()) {
+            Some((_, rows)) => rows.push(*row as u32),
             None => moved.push(at),
         }
+    }
+    let mut places: BTreeMap<&str, Vec<u32>> = BTreeMap::new();
+    for (path, rows) in by_code.into_iter().flatten().filter(|(_, rows)| !rows.is_empty()) {
+        places.entry(path).or_default().extend(rows);
     }
     if !moved.is_empty() {
         tracing::info!(table = %table.name, rows = moved.len(), "rows were moved by a compaction; looking for their keys");
@@ -184,10 +194,6 @@ async fn places(table: &Table, replaced: &Replaced, files: &[LiveFile]) -> Resul
         .collect();
     found.sort_by_key(|(file, _)| std::cmp::Reverse(file.size));
     Ok(found)
-}
-
-fn text<'b>(batch: &'b RecordBatch, column: &str) -> Option<&'b arrow::array::StringArray> {
-    batch.column_by_name(column)?.as_string_opt::<i32>()
 }
 
 async fn find_again<'f>(
@@ -305,14 +311,23 @@ pub async fn rows_where(
     Ok(found)
 }
 
+/// Files are few, and their names are long.
+fn file_type() -> arrow::datatypes::DataType {
+    let (code, text) = (arrow::datatypes::DataType::Int32, arrow::datatypes::DataType::Utf8);
+    arrow::datatypes::DataType::Dictionary(Box::new(code), Box::new(text))
+}
+
 /// Keys and places as a staged list has them.
 pub fn replaced_rows<'p>(keys: &RecordBatch, place: impl Fn(usize) -> (&'p str, u32)) -> Result<RecordBatch, ArrowError> {
     let rows = keys.num_rows();
-    let place_fields =
-        [Field::new(PLACE_FILE, arrow::datatypes::DataType::Utf8, false), Field::new(PLACE_ROW, arrow::datatypes::DataType::Int64, false)];
+    let place_fields = [Field::new(PLACE_FILE, file_type(), false), Field::new(PLACE_ROW, arrow::datatypes::DataType::Int64, false)];
     let fields: Fields = keys.schema().fields().iter().cloned().chain(place_fields.map(Arc::new)).collect();
     let mut arrays = keys.columns().to_vec();
-    arrays.push(Arc::new(StringArray::from_iter_values((0..rows).map(|at| place(at).0))));
+    let mut files = StringDictionaryBuilder::<Int32Type>::new();
+    for at in 0..rows {
+        files.append(place(at).0)?;
+    }
+    arrays.push(Arc::new(files.finish()));
     arrays.push(Arc::new(Int64Array::from_iter_values((0..rows).map(|at| i64::from(place(at).1)))));
     RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays)
 }
@@ -321,7 +336,10 @@ pub fn replaced_rows<'p>(keys: &RecordBatch, place: impl Fn(usize) -> (&'p str, 
 pub async fn stage_list(table: &Table, name: &str, rows: &[RecordBatch]) -> Result<Option<String>, SilverError> {
     let Some(first) = rows.first() else { return Ok(None) };
     let parquet = |source| SilverError::Parquet { table: table.name.clone(), source };
-    let mut writer = ArrowWriter::try_new(Vec::new(), first.schema(), None).map_err(parquet)?;
+    // It is read as a whole, once. Keys hardly come again.
+    let properties = WriterProperties::builder().set_statistics_enabled(EnabledStatistics::None).set_dictionary_enabled(false);
+    let properties = properties.set_column_dictionary_enabled(ColumnPath::from(PLACE_FILE), true).build();
+    let mut writer = ArrowWriter::try_new(Vec::new(), first.schema(), Some(properties)).map_err(parquet)?;
     for batch in rows {
         writer.write(batch).map_err(parquet)?;
     }

@@ -66,6 +66,8 @@ pub struct BatchKeys {
     prefixes: Vec<Box<str>>,
     tails: Vec<Box<str>>,
     ranges: Vec<KeyRanges>,
+    /// Of all keys, once they are looked for.
+    filter: Filter,
     /// For each row of the batch its key.
     key_of_row: Vec<u32>,
     /// How many keys there may be in the end.
@@ -178,7 +180,43 @@ impl BatchKeys {
     }
 
     fn position(&self, hash: u128) -> Option<u32> {
+        if self.filter.excludes(hash) {
+            return None;
+        }
         self.latest.get_index_of(&hash).map(|key| key as u32)
+    }
+}
+
+/// What is mostly enough to know that a table's key is none of the batch's: small enough to stay in the cache, which the keys are not.
+#[derive(Debug, Default)]
+struct Filter {
+    /// Two bits of one word for each key. Without words everything passes.
+    words: Vec<u64>,
+}
+
+impl Filter {
+    fn of<'h>(hashes: impl ExactSizeIterator<Item = &'h u128>) -> Self {
+        // 8 to 16 bits a key.
+        let mut filter = Self { words: vec![0; (hashes.len() / 8 + 1).next_power_of_two()] };
+        for hash in hashes {
+            let (word, bits) = filter.place(*hash);
+            filter.words[word] |= bits;
+        }
+        filter
+    }
+
+    /// By the half of the hash that the map does not go by.
+    fn place(&self, hash: u128) -> (usize, u64) {
+        let half = (hash >> 64) as u64;
+        ((half as usize) & (self.words.len() - 1), 1 << (half >> 58) | 1 << (half >> 52 & 63))
+    }
+
+    fn excludes(&self, hash: u128) -> bool {
+        if self.words.is_empty() {
+            return false;
+        }
+        let (word, bits) = self.place(hash);
+        self.words[word] & bits != bits
     }
 }
 
@@ -301,7 +339,8 @@ pub struct Against<'t> {
 }
 
 /// Looks for every key in the table.
-pub async fn find(keys: BatchKeys, against: &Against<'_>) -> Result<(BatchKeys, Found), SilverError> {
+pub async fn find(mut keys: BatchKeys, against: &Against<'_>) -> Result<(BatchKeys, Found), SilverError> {
+    keys.filter = Filter::of(keys.latest.keys());
     let keys = Arc::new(keys);
     let files = against.table.live_files(of_database(against.database)).await?;
     let whole = matches!(against.extent, Extent::Database);

@@ -30,7 +30,7 @@ use object_store::{GetOptions, GetRange, GetResultPayload, ObjectMeta, ObjectSto
 use tokio::task::JoinError;
 use url::Url;
 
-pub use ahead::ahead;
+pub use ahead::{ahead, ahead_on_a_thread};
 pub use options::StoreOptions;
 pub use reader::SourceFailed;
 pub use upload::Upload;

@@ -360,3 +360,84 @@ impl Cells {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{Int64Array, StructArray};
+    use arrow::compute::concat_batches;
+    use arrow::datatypes::Field;
+    use object_store::memory::InMemory;
+    use parquet::arrow::ArrowWriter;
+    use parquet::file::properties::WriterProperties;
+
+    use super::*;
+    use crate::store::Store;
+
+    const ROWS: i64 = 3 * READ_ROWS as i64;
+
+    fn rows() -> RecordBatch {
+        let texts =
+            |modulus: i64| Arc::new((0..ROWS).map(|n| (n % 7 > 0).then(|| format!("text {}", n % modulus))).collect::<StringArray>());
+        let numbers = Arc::new(Int64Array::from_iter_values((0..ROWS).map(|n| n * n)));
+        let inner: Fields = vec![Field::new("a", DataType::Utf8, true), Field::new("b", DataType::Int64, false)].into();
+        let nested: ArrayRef = Arc::new(StructArray::new(inner, vec![texts(5), numbers.clone()], None));
+        RecordBatch::try_from_iter_with_nullable([
+            ("id", texts(ROWS) as ArrayRef, true),
+            ("n", numbers, false),
+            ("nested", nested, true),
+            ("few", texts(3), true),
+        ])
+        .unwrap()
+    }
+
+    /// The rows in a file of row groups that are no whole number of what is decoded at a time.
+    async fn file(rows: &RecordBatch) -> DataFile {
+        let properties = WriterProperties::builder().set_max_row_group_row_count(Some(20_000)).build();
+        let mut writer = ArrowWriter::try_new(Vec::new(), rows.schema(), Some(properties)).unwrap();
+        writer.write(rows).unwrap();
+        let bytes = writer.into_inner().unwrap();
+        let size = bytes.len() as u64;
+        let store = Store::over(Arc::new(InMemory::new()), url::Url::parse("memory:///silver/").unwrap()).unwrap();
+        let table = Table::at(&store, "Thing");
+        table.store.put("f.parquet", bytes.into()).await.unwrap();
+        let live = LiveFile { path: "f.parquet".to_owned(), size, partition_values: HashMap::new(), stats: None, clustered: None };
+        DataFile::open(&table, &live).await.unwrap()
+    }
+
+    async fn all(batches: Result<Batches, SilverError>) -> RecordBatch {
+        let batches: Vec<RecordBatch> = batches.unwrap().try_collect().await.unwrap();
+        concat_batches(&batches[0].schema(), &batches).unwrap()
+    }
+
+    #[tokio::test]
+    async fn columns_that_are_decoded_on_two_threads_are_the_same_rows() {
+        let rows = rows();
+        let file = file(&rows).await;
+        assert!(file.is_large());
+        // In another order, and with a column that the file does not have.
+        let newer: FieldRef = Arc::new(Field::new("newer", DataType::Int64, true));
+        let fields: Fields = rows.schema().fields().iter().rev().cloned().chain([newer]).collect();
+        assert!(file.halves(&fields).is_some_and(|halves| halves.iter().map(|half| half.len()).sum::<usize>() == fields.len()));
+        for selected in [None, Some((0..ROWS as u32).step_by(3).collect::<Vec<_>>()), Some(vec![0, 19_999, 20_000, ROWS as u32 - 1])] {
+            let selection = || selected.as_deref().map(select);
+            let both = all(file.read(&fields, selection())).await;
+            assert_eq!(both, all(file.read_at_once(&fields, selection())).await);
+            assert_eq!(both.num_rows(), selected.as_ref().map_or(ROWS as usize, Vec::len));
+            for (row, at) in selected.unwrap_or_else(|| (0..ROWS as u32).collect()).into_iter().enumerate().step_by(997) {
+                assert_eq!(both.column(3).slice(row, 1).as_ref(), rows.column(0).slice(at as usize, 1).as_ref());
+            }
+        }
+        let only: Fields = fields.iter().take(1).cloned().collect();
+        assert!(file.halves(&only).is_none());
+        assert_eq!(all(file.read(&only, None)).await.column(0), rows.column(3));
+    }
+
+    #[tokio::test]
+    async fn half_of_a_file_that_is_gone_is_told() {
+        let rows = rows();
+        let file = file(&rows).await;
+        file.table.store.delete("f.parquet").await.unwrap();
+        let read: Result<Vec<RecordBatch>, SilverError> = file.read(rows.schema().fields(), None).unwrap().try_collect().await;
+        assert!(read.is_err());
+    }
+}

@@ -485,3 +485,21 @@ async fn read_marks(marks: &Table, keys: &BatchKeys, against: &Against<'_>) -> R
     }
     Ok(newest)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_key_of_the_batch_is_excluded_and_most_others_are() {
+        let hash = |n: u64| xxhash_rust::xxh3::xxh3_128(&n.to_le_bytes());
+        for keys in [0, 1, 7, 8, 5_000, 100_000] {
+            let hashes: Vec<u128> = (0..keys).map(hash).collect();
+            let filter = Filter::of(hashes.iter());
+            assert!(hashes.iter().all(|hash| !filter.excludes(*hash)));
+            let passed = (keys..keys + 10_000).filter(|n| !filter.excludes(hash(*n))).count();
+            assert!(passed < 1_000, "{passed} of 10,000 pass beside {keys} keys");
+        }
+        assert!(!Filter::default().excludes(hash(1)), "without words everything passes");
+    }
+}

@@ -134,6 +134,8 @@ pub struct Limits {
     pub row_group: u64,
     /// Bytes of a batch's rows that wait in memory until all of them are read; the rest waits on local disk.
     pub spool: u64,
+    /// Bytes that the table's keys may take which an append batch is compared with; where they are more the batch is read twice.
+    pub table_keys: u64,
 }
 
 impl Limits {

@@ -175,6 +175,7 @@ struct LimitsFile {
     batch_objects: usize,
     open_partitions: usize,
     spool: String,
+    table_keys: String,
 }
 
 impl Default for LimitsFile {
@@ -190,6 +191,7 @@ impl Default for LimitsFile {
             batch_objects: 10_000,
             open_partitions: 64,
             spool: "32 MiB".to_owned(),
+            table_keys: "256 MiB".to_owned(),
         }
     }
 }
@@ -337,6 +339,7 @@ impl JobFile {
             batch_objects: count("batch_objects", self.limits.batch_objects)?,
             open_partitions: count("open_partitions", self.limits.open_partitions)?,
             spool: size("spool", &self.limits.spool)?,
+            table_keys: size("table_keys", &self.limits.table_keys)?,
             row_group: u64::MAX,
         };
         if limits.record > MAX_RECORD {

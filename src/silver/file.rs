@@ -185,13 +185,22 @@ impl DataFile {
 
     /// The positions at which the file has one of the wanted keys, in order, with what the key maps to.
     pub async fn find(&self, key: &Fields, wanted: impl Fn(u128) -> Option<u32>) -> Result<Vec<(u32, u32)>, SilverError> {
+        self.of_keys(key, |row, hash| Some((row, wanted(hash)?))).await
+    }
+
+    /// The same with the hash of each key.
+    pub async fn find_keys(&self, key: &Fields, wanted: impl Fn(u128) -> bool) -> Result<Vec<(u32, u128)>, SilverError> {
+        self.of_keys(key, |row, hash| wanted(hash).then_some((row, hash))).await
+    }
+
+    async fn of_keys<T>(&self, key: &Fields, take: impl Fn(u32, u128) -> Option<T>) -> Result<Vec<T>, SilverError> {
         let mut found = Vec::new();
         let mut row = 0;
         let mut batches = self.read(key, None)?;
         while let Some(batch) = batches.try_next().await? {
             let hashes = row_hashes(batch.columns()).map_err(|source| SilverError::Arrow { table: self.table.name.clone(), source })?;
             for hash in hashes {
-                found.extend(wanted(hash).map(|index| (row, index)));
+                found.extend(take(row, hash));
                 row += 1;
             }
         }

@@ -3,7 +3,8 @@
 //! A row is told by two 128-bit hashes: of its key, and of its contract properties without the partition columns. Files that
 //! could hold a key of the rows at hand are found by Delta's statistics (and by date, where the date follows from the key);
 //! their key columns are read once per batch, and only rows whose key is met again are read whole, to tell an equal record from
-//! a conflicting one.
+//! a conflicting one. Where those files have more keys than may be held, all keys of the batch are gathered first, and only they are kept
+//! of what is read.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use arrow::error::ArrowError;
 use futures::{StreamExt, TryStreamExt};
 
 use super::file::{DataFile, HashedMap, row_hashes, select};
+use super::filter::Filter;
 use super::{GUARDED, LiveFile, SilverError, Table};
 use crate::plan::SilverColumns;
 use crate::plan::order::date_text;
@@ -89,7 +91,12 @@ pub struct TableKeys {
     files: Vec<KeyFile>,
     opened: usize,
     known: HashedMap<Place>,
+    /// Keys that may be known at once.
+    limit: u64,
 }
+
+/// What a key that is known takes at most, while the map grows and what was read waits for it.
+const BYTES_A_KEY: u64 = 128;
 
 /// Files of one database.
 pub fn of_database(database: &str) -> impl Fn(&LiveFile) -> bool + '_ {
@@ -98,7 +105,7 @@ pub fn of_database(database: &str) -> impl Fn(&LiveFile) -> bool + '_ {
 
 struct KeyFile {
     live: LiveFile,
-    /// Whether its keys are in `known`.
+    /// Whether its keys are in `known`: all, or all that the batch has.
     read: bool,
     /// Kept of the first [`FOOTERS`] files only: they are large, and files may be many.
     open: Option<DataFile>,
@@ -110,8 +117,8 @@ const FOOTERS: usize = 128;
 const READ_AHEAD: usize = 8;
 
 impl TableKeys {
-    /// Of the newest snapshot, for one database.
-    pub async fn open(table: &Table, columns: Arc<SilverColumns>, database: &str) -> Result<Self, SilverError> {
+    /// Of the newest snapshot, for one database; `limit` bytes of keys may be held.
+    pub async fn open(table: &Table, columns: Arc<SilverColumns>, database: &str, limit: u64) -> Result<Self, SilverError> {
         let files = table.live_files(of_database(database)).await?;
         Ok(Self {
             table: table.clone(),
@@ -121,6 +128,7 @@ impl TableKeys {
             files: files.into_iter().map(|live| KeyFile { live, read: false, open: None }).collect(),
             opened: 0,
             known: HashedMap::default(),
+            limit: limit / BYTES_A_KEY,
         })
     }
 
@@ -140,12 +148,20 @@ impl TableKeys {
         Ok(false)
     }
 
-    /// For each row whose key the table has: what the table holds under it.
-    pub async fn probe(&mut self, rows: &RecordBatch, hashes: &RowHashes, ranges: &KeyRanges) -> Result<HashMap<u128, Held>, SilverError> {
+    /// For each row whose key the table has: what the table holds under it. `None` where the files that may have one of them have more
+    /// keys than may be held: whoever asks has to [`Self::look_for`] all keys of the batch first.
+    pub async fn probe(
+        &mut self,
+        rows: &RecordBatch,
+        hashes: &RowHashes,
+        ranges: &KeyRanges,
+    ) -> Result<Option<HashMap<u128, Held>>, SilverError> {
         if self.files.is_empty() || rows.num_rows() == 0 {
-            return Ok(HashMap::new());
+            return Ok(Some(HashMap::new()));
         }
-        self.load(ranges).await?;
+        if !self.load(ranges).await? {
+            return Ok(None);
+        }
         let mut by_file: BTreeMap<u32, Vec<(u32, u128)>> = BTreeMap::new();
         for key in &hashes.keys {
             if let Some(place) = self.known.get(key) {
@@ -158,7 +174,27 @@ impl TableKeys {
             places.dedup();
             found.extend(self.held(file as usize, &places, rows, hashes).await?);
         }
-        Ok(found)
+        Ok(Some(found))
+    }
+
+    /// Reads past the keys of every file that may hold one within the ranges and was not read yet, and keeps those that are among `keys`.
+    pub async fn look_for(&mut self, keys: HashedMap<u128>, ranges: &[KeyRanges]) -> Result<(), SilverError> {
+        // From here on everything that the batch asks for is known.
+        self.limit = u64::MAX;
+        let wanted = Arc::new((Filter::of(keys.keys()), keys));
+        let candidates = self.files.iter().enumerate().filter(|(_, file)| !file.read && may_hold(&file.live, ranges));
+        let reads: Vec<_> = candidates
+            .map(|(at, file)| {
+                let (table, live, key, wanted) = (self.table.clone(), file.live.clone(), self.columns.key_fields(), wanted.clone());
+                in_a_task(self.table.name.clone(), at, async move {
+                    let file = DataFile::open(&table, &live).await?;
+                    let (filter, keys) = &*wanted;
+                    let found = file.find_keys(&key, |hash| !filter.excludes(hash) && keys.contains_key(&hash)).await?;
+                    Ok((file, found))
+                })
+            })
+            .collect();
+        self.note(reads).await
     }
 
     async fn open_file(&self, at: usize) -> Result<DataFile, SilverError> {
@@ -168,25 +204,36 @@ impl TableKeys {
         }
     }
 
-    /// Reads the keys of every file that may hold one within the ranges and was not read yet.
-    async fn load(&mut self, ranges: &KeyRanges) -> Result<(), SilverError> {
+    /// Reads the keys of every file that may hold one within the ranges and was not read yet. `false`: they would be too many.
+    async fn load(&mut self, ranges: &KeyRanges) -> Result<bool, SilverError> {
         let wanted = self.files.iter().enumerate();
-        let wanted = wanted.filter(|(_, file)| !file.read && may_hold(&file.live, std::slice::from_ref(ranges)));
+        let wanted: Vec<_> = wanted.filter(|(_, file)| !file.read && may_hold(&file.live, std::slice::from_ref(ranges))).collect();
+        let more: u64 = wanted.iter().map(|(_, file)| rows_of(&file.live)).sum();
+        if more > 0 && self.known.len() as u64 + more > self.limit {
+            return Ok(false);
+        }
         let reads: Vec<_> = wanted
+            .into_iter()
             .map(|(at, file)| {
                 let (table, live, key) = (self.table.clone(), file.live.clone(), self.columns.key_fields());
-                let name = table.name.clone();
-                async move {
-                    let task = tokio::spawn(async move { keys_of(&table, &live, &key).await });
-                    let read = task.await.unwrap_or_else(|error| Err(SilverError::Task { table: name, message: error.to_string() }));
-                    read.map(|(file, keys)| (at, file, keys))
-                }
+                in_a_task(self.table.name.clone(), at, async move {
+                    let file = DataFile::open(&table, &live).await?;
+                    let found = file.find_keys(&key, |_| true).await?;
+                    Ok((file, found))
+                })
             })
             .collect();
+        self.note(reads).await?;
+        Ok(true)
+    }
+
+    async fn note(
+        &mut self,
+        reads: Vec<impl Future<Output = Result<(usize, DataFile, KeysOfRows), SilverError>>>,
+    ) -> Result<(), SilverError> {
         let mut read = futures::stream::iter(reads).buffered(READ_AHEAD);
         while let Some((at, file, keys)) = read.try_next().await? {
-            let places = (0_u32..).map(|row| Place { file: at as u32, row });
-            self.known.extend(keys.into_iter().zip(places));
+            self.known.extend(keys.into_iter().map(|(row, key)| (key, Place { file: at as u32, row })));
             self.files[at].read = true;
             self.files[at].open = Some(file).filter(|_| self.opened < FOOTERS);
             self.opened += 1;
@@ -231,15 +278,23 @@ impl TableKeys {
     }
 }
 
-/// A file, and the hashes of its keys, row by row.
-async fn keys_of(table: &Table, live: &LiveFile, key: &Fields) -> Result<(DataFile, Vec<u128>), SilverError> {
-    let file = DataFile::open(table, live).await?;
-    let mut batches = file.read(key, None)?;
-    let mut keys = Vec::new();
-    while let Some(batch) = batches.try_next().await? {
-        keys.extend(row_hashes(batch.columns()).map_err(|source| SilverError::Arrow { table: table.name.clone(), source })?);
-    }
-    Ok((file, keys))
+/// Hashes of keys by their rows.
+type KeysOfRows = Vec<(u32, u128)>;
+
+/// Reads something of the file at `at`, beside others.
+async fn in_a_task(
+    table: String,
+    at: usize,
+    read: impl Future<Output = Result<(DataFile, KeysOfRows), SilverError>> + Send + 'static,
+) -> Result<(usize, DataFile, KeysOfRows), SilverError> {
+    let read = tokio::spawn(read).await;
+    let (file, keys) = read.unwrap_or_else(|error| Err(SilverError::Task { table, message: error.to_string() }))?;
+    Ok((at, file, keys))
+}
+
+/// Rows of a file; no fewer than there are where its statistics do not say.
+fn rows_of(file: &LiveFile) -> u64 {
+    file.stats().and_then(|stats| stats.get("numRecords")?.as_u64()).unwrap_or(file.size)
 }
 
 /// Hashes of the keys of rows that have the key's columns among others.

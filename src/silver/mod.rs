@@ -13,6 +13,7 @@ mod encoding;
 mod features;
 mod file;
 mod file_writer;
+mod filter;
 mod hybrid;
 pub mod keys;
 pub mod migrate;

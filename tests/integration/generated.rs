@@ -16,7 +16,7 @@ use silversmith::run::{Observer, Request, RunError, Settings};
 use silversmith::store::Store;
 
 use crate::stores::Shuffled;
-use crate::support::{Random, assert_same, generate, root, run, total};
+use crate::support::{Random, assert_same, generate, jobs_with, root, run, total};
 
 /// Differences between what a manifest expects and what a report says.
 fn differences(manifest: &Value, report: &Value) -> Vec<String> {
@@ -213,7 +213,7 @@ fn naive(objects: &[(String, Vec<(u64, u64)>)]) -> (u64, u64, u64) {
 #[test]
 fn equal_keys_end_as_a_naive_sort_says() {
     let mut random = Random::new("equal keys");
-    for round in 0..12 {
+    for round in 0..18 {
         let folder = tempfile::tempdir().unwrap();
         let bronze = folder.path().join("bronze");
         let mut objects: Vec<(String, Vec<(u64, u64)>)> = Vec::new();
@@ -235,10 +235,14 @@ fn equal_keys_end_as_a_naive_sort_says() {
         }
         let silver = folder.path().join("silver");
         let batch = (random.below(5) + 1).to_string();
-        let ran = run(&bronze, &silver, &["--entity", "LogRecord", "--country", "de", "--batch-objects", &batch]);
+        // All of the table's keys at hand, none, or a few: then batches are read twice, from their start or from somewhere on.
+        let held = ["256 MiB", "1 B", "8 KiB"][random.below(3)];
+        let jobs = jobs_with(folder.path(), &format!("limits: {{table_keys: {held}}}"));
+        let jobs = jobs.to_str().unwrap();
+        let ran = run(&bronze, &silver, &["--entity", "LogRecord", "--country", "de", "--batch-objects", &batch, "--jobs", jobs]);
         assert_eq!(ran.code, 0, "{}", ran.stderr);
         let found = ["inserted", "duplicate", "quarantined"].map(|name| total(&ran.report, "records", name));
         let (inserted, duplicate, conflict) = naive(&objects);
-        assert_eq!(found, [inserted, duplicate, conflict], "round {round}: {objects:?}");
+        assert_eq!(found, [inserted, duplicate, conflict], "round {round}, keys held {held}: {objects:?}");
     }
 }

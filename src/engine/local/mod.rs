@@ -128,17 +128,35 @@ pub async fn stage(engine: &Engine, plan: &Arc<BatchPlan>, tables: &Tables) -> R
     let mut writer = Writer::new(plan, tables);
     let mut pieces = read_ahead(engine, plan);
     let mut dedupe = meanwhile(Dedupe::open(engine, plan, tables), &mut pieces).await?;
-    while let Some(piece) = pieces.next().await {
-        if let Err(error) = settle(piece, engine, &mut dedupe, &mut writer).await {
-            writer.abort().await;
-            return Err(error);
-        }
-    }
-    if let Err(error) = dedupe.finish(&mut writer).await {
+    if let Err(error) = settle_all(pieces, engine, plan, &mut dedupe, &mut writer).await {
         writer.abort().await;
         return Err(error);
     }
     writer.close(Some(dedupe)).await
+}
+
+/// Steps 6 and 7 for all chunks. Where the table has too many keys to be compared with as they come, nothing of a first reading stays.
+async fn settle_all<'p>(
+    mut pieces: Pieces,
+    engine: &Engine,
+    plan: &'p Arc<BatchPlan>,
+    dedupe: &mut Dedupe,
+    writer: &mut Writer<'p>,
+) -> Result<(), StageError> {
+    while let Some(piece) = pieces.next().await {
+        settle(piece, engine, dedupe, writer).await?;
+    }
+    if dedupe.reads_again().await? {
+        let tables = writer.tables().clone();
+        std::mem::replace(writer, Writer::new(plan, &tables)).abort().await;
+        // They were heard of already.
+        let quiet = Engine { progress: Progress(Arc::new(|_| {})), ..engine.clone() };
+        let mut pieces = read_ahead(&quiet, plan);
+        while let Some(piece) = pieces.next().await {
+            settle(piece, &quiet, dedupe, writer).await?;
+        }
+    }
+    dedupe.finish(writer).await
 }
 
 /// Looks at the table while the first objects are already being read.
@@ -163,13 +181,16 @@ async fn settle(piece: Result<Read, StageError>, engine: &Engine, dedupe: &mut D
     }
 }
 
+/// What was read, in the order of the plan.
+type Pieces = Peekable<BoxStream<'static, Result<Read, StageError>>>;
+
 type Opened = Result<(BronzeObject, Box<dyn std::io::Read + Send>, Option<OwnedSemaphorePermit>), StageError>;
 
 /// Opens objects ahead of their turn, reads them ahead of it too, `threads` and the one whose turn it is, and yields their pieces in the order
 /// of the plan.
 ///
 /// Bytes are budgeted and threads are given in the order of the plan, so that no object waits for one behind it.
-fn read_ahead(engine: &Engine, plan: &Arc<BatchPlan>) -> Peekable<BoxStream<'static, Result<Read, StageError>>> {
+fn read_ahead(engine: &Engine, plan: &Arc<BatchPlan>) -> Pieces {
     let (chunk, threads, program) = (engine.chunk, engine.threads.max(1), Arc::new(Program::new(plan)));
     let (framing, decoding) = (plan.clone(), program.clone());
     let counts: Vec<usize> = together(plan.objects.iter().map(|object| object.size));

@@ -3,6 +3,9 @@
 //! Rows arrive in the order that decides between equal keys, so the first one stays. An equal record is a duplicate; another
 //! one under the same key is refused as `key_conflict`. The one exception is a record that is read once more: if it reads
 //! otherwise now (its contract is another one), its row is replaced.
+//!
+//! The table's keys that may be met are held in memory, up to `limits.table_keys`. Where they are more, the batch is read twice: first
+//! only its keys are gathered and the table is searched for them, then it is told apart with what was found.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -18,7 +21,7 @@ use crate::domain::{Records, Reject, RejectCode};
 use crate::plan::SilverColumns;
 use crate::silver::HashedMap;
 use crate::silver::SilverError;
-use crate::silver::keys::{Held, KeyRanges, Reread, TableKeys};
+use crate::silver::keys::{Held, KeyRanges, Reread, RowHashes, TableKeys};
 use crate::silver::replace::replaced_rows;
 use crate::silver::upsert::keys_at;
 
@@ -30,6 +33,8 @@ pub struct Append {
     ranges: Vec<KeyRanges>,
     /// Rows that records replace which were read once more.
     pub replaced: Vec<RecordBatch>,
+    /// The table's keys are too many to be held: the batch's are only gathered, and `seen` has them.
+    gathering: bool,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -46,14 +51,18 @@ enum Fate {
 
 impl Append {
     pub fn new(table: TableKeys, columns: Arc<SilverColumns>) -> Self {
-        Self { table, columns, seen: HashedMap::default(), ranges: Vec::new(), replaced: Vec::new() }
+        Self { table, columns, seen: HashedMap::default(), ranges: Vec::new(), replaced: Vec::new(), gathering: false }
     }
 
     /// `again`: for each part whose file was committed before the keys that were not met in that file before; rows of records that are
     /// refused now count as gone.
     pub async fn dedupe(&mut self, chunk: Enriched, mut again: Vec<Option<HashSet<u128>>>, reread: &Reread) -> Result<Unique, SilverError> {
         let Enriched { mut parts, rows, hashes, ranges, places, versions, .. } = chunk;
-        let mut held = self.table.probe(&rows, &hashes, &ranges).await?;
+        let held = if self.gathering { None } else { self.table.probe(&rows, &hashes, &ranges).await? };
+        let Some(mut held) = held else {
+            self.gather(&hashes, ranges);
+            return Ok(Unique { rows: rows.slice(0, 0), accounts: Vec::new(), records: Records::default() });
+        };
         held.retain(|key, held| !reread.refuses(&held.source.0, held.source.1, *key));
         if rows.num_rows() > 0 {
             self.ranges.push(ranges);
@@ -90,6 +99,24 @@ impl Append {
         let rows =
             if keep.iter().all(|keep| *keep) { rows } else { filter_record_batch(&rows, &BooleanArray::from(keep)).map_err(failed)? };
         Ok(Unique { rows, accounts: parts.into_iter().map(Part::account).collect(), records })
+    }
+
+    fn gather(&mut self, hashes: &RowHashes, ranges: KeyRanges) {
+        self.gathering = true;
+        self.seen.extend(hashes.keys.iter().zip(&hashes.contents));
+        self.ranges.push(ranges);
+    }
+
+    /// Whether the batch's keys were gathered, so that it has to be read once more when the table was [searched](Self::search) for them.
+    pub fn has_gathered(&self) -> bool {
+        self.gathering
+    }
+
+    /// Searches the table for the keys that were gathered, and forgets the batch.
+    pub async fn search(&mut self) -> Result<(), SilverError> {
+        self.table.look_for(std::mem::take(&mut self.seen), &self.ranges).await?;
+        (self.ranges, self.replaced, self.gathering) = (Vec::new(), Vec::new(), false);
+        Ok(())
     }
 
     fn replace(&mut self, rows: &RecordBatch, updates: &[(u32, Arc<str>, u32)]) -> Result<(), ArrowError> {

@@ -48,7 +48,8 @@ impl Dedupe {
     pub async fn open(engine: &Engine, plan: &Arc<BatchPlan>, tables: &Tables) -> Result<Self, StageError> {
         let way = match plan.of.job.mode {
             Mode::Append => {
-                let keys = TableKeys::open(&tables.silver, plan.of.columns.clone(), &plan.of.source.database).await?;
+                let limit = plan.of.job.limits.table_keys;
+                let keys = TableKeys::open(&tables.silver, plan.of.columns.clone(), &plan.of.source.database, limit).await?;
                 Way::Append(Box::new(append::Append::new(keys, plan.of.columns.clone())))
             }
             Mode::Upsert(_) | Mode::Snapshot { .. } => Way::Latest(Box::new(latest::Latest::new(engine, plan, tables))),
@@ -85,6 +86,18 @@ impl Dedupe {
         if let Way::Latest(latest) = &mut self.way {
             latest.object_read(stored);
         }
+    }
+
+    /// Whether the batch, which was read to its end, has to be read once more; the table is searched for its keys before.
+    pub async fn reads_again(&mut self) -> Result<bool, SilverError> {
+        let Way::Append(append) = &mut self.way else { return Ok(false) };
+        if !append.has_gathered() {
+            return Ok(false);
+        }
+        tracing::info!(batch = self.plan.batch, "limits.table_keys does not hold the table's keys; the batch is read twice");
+        append.search().await?;
+        self.reread = Arc::default();
+        Ok(true)
     }
 
     /// Writes what could not be written before all of the batch was read, and the list of rows that it takes out.

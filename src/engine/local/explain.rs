@@ -168,10 +168,12 @@ impl<'p> Explainer<'p> {
             None => format!("{offset:020}"),
         };
         let nth: Vec<String> = chunk.records().map(|(part, place)| nth(part.offset(place))).collect();
-        let order = |((part, _), (prefix, nth)): ((&Part, _), (&String, &String))| {
-            format!("{prefix}{}{}{nth}", order::tail(&part.origin.object, &part.origin.file), order::SEPARATOR)
-        };
-        let orders: Vec<String> = chunk.records().zip(chunk.prefixes.iter().zip(&nth)).map(order).collect();
+        let tails = chunk.parts.iter().flat_map(|part| {
+            let tail = order::tail(&part.origin.object, &part.origin.file);
+            std::iter::repeat_n(tail, part.rows.len())
+        });
+        let orders = chunk.prefixes.iter().zip(tails).zip(&nth);
+        let orders: Vec<String> = orders.map(|((prefix, tail), nth)| format!("{prefix}{tail}{}{nth}", order::SEPARATOR)).collect();
         let keep = self.plan.of.job.mode == Mode::Append;
         let text = |(part, place): (&Part, _)| keep.then(|| String::from_utf8_lossy(&part.raw(place)).into_owned());
         let columns: Result<Vec<ArrayRef>, ArrowError> = self

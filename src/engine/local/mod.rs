@@ -3,9 +3,9 @@
 //! [`stage`] is its seven steps in order. Objects are read ahead, a few at a time, each by a thread of its own that inflates and
 //! frames; every chunk of frames is decoded, reconciled, validated and enriched by whatever thread is free; the chunks meet again
 //! in the order of the plan, where they are deduped and written. Small objects are taken together, read and decoded by one thread into
-//! columns that they share: handing each of them on would cost more than reading it, and so would columns of its own. The outcome does not depend on how many threads there are, and
-//! memory is bounded by the chunks in flight, [`CHUNKS_AHEAD`] for each object being read and [`CHUNKS_A_THREAD`] that are
-//! decoded, and by [`READ_AHEAD_BYTES`] of objects that are being downloaded.
+//! columns that they share: handing each of them on would cost more than reading it, and so would columns of its own. The outcome does
+//! not depend on how many threads there are, and memory is bounded by the chunks in flight, [`CHUNKS_AHEAD`] for each object being read
+//! and [`CHUNKS_A_THREAD`] that are decoded, and by [`READ_AHEAD_BYTES`] of objects that are being downloaded.
 
 pub mod codec;
 pub mod columns;

@@ -104,7 +104,10 @@ impl Append {
     fn gather(&mut self, hashes: &RowHashes, ranges: KeyRanges) {
         self.gathering = true;
         self.seen.extend(hashes.keys.iter().zip(&hashes.contents));
-        self.ranges.push(ranges);
+        // Of no rows they would leave no file out.
+        if !hashes.keys.is_empty() {
+            self.ranges.push(ranges);
+        }
     }
 
     /// Whether the batch's keys were gathered, so that it has to be read once more when the table was [searched](Self::search) for them.

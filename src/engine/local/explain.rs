@@ -176,6 +176,7 @@ impl<'p> Explainer<'p> {
         let orders: Vec<String> = orders.map(|((prefix, tail), nth)| format!("{prefix}{tail}{}{nth}", order::SEPARATOR)).collect();
         let keep = self.plan.of.job.mode == Mode::Append;
         let text = |(part, place): (&Part, _)| keep.then(|| String::from_utf8_lossy(&part.raw(place)).into_owned());
+        let files: Vec<&Arc<str>> = chunk.records().map(|(part, _)| &part.origin.file).collect();
         let columns: Result<Vec<ArrayRef>, ArrowError> = self
             .schema
             .fields()
@@ -186,7 +187,7 @@ impl<'p> Explainer<'p> {
                     "_deletes" => Arc::new(BooleanArray::from(chunk.deletes.clone())),
                     "_proven" => Arc::new(BooleanArray::from(vec![true; rows])),
                     "_line" => Arc::new(StringArray::from_iter(chunk.records().map(text))),
-                    "_file" => Arc::new(StringArray::from_iter_values(chunk.records().map(|(part, _)| &part.origin.file))),
+                    "_file" => Arc::new(StringArray::from_iter_values(&files)),
                     "_nth" => Arc::new(StringArray::from_iter_values(&nth)),
                     // A line has no place in its object that anybody knows.
                     "_source_offset" | "_source_length" if !placed => Arc::new(Int64Array::new_null(rows)),

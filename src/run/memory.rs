@@ -2,9 +2,10 @@
 //!
 //! What grows with its work are the open Parquet files (up to a row group each), the rows of a batch that wait in memory, the keys of
 //! a batch (some 80 bytes a record, which may have come from a tenth of that in a compressed object), the table's keys that it is compared
-//! with in append mode, and what is being decoded on each thread. Each gets its share; a job's own limits count where they are lower. What is left is the program's own. Files are not closed
-//! sooner, their row groups end sooner (in what a batch stages; compaction has its own reckoning): every chunk of a feed has rows of
-//! many days, and fewer open files would mean one for each of them. A single object, or a snapshot's day, is one batch however large.
+//! with in append mode, and what is being decoded on each thread. Each gets its share; a job's own limits count where they are lower.
+//! What is left is the program's own. Files are not closed sooner, their row groups end sooner (in what a batch stages; compaction has its
+//! own reckoning): every chunk of a feed has rows of many days, and fewer open files would mean one for each of them. A single object, or a
+//! snapshot's day, is one batch however large.
 
 use crate::job::Job;
 

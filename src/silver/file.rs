@@ -145,6 +145,8 @@ impl DataFile {
             let root = column.column_path().parts().first().map_or("", String::as_str);
             *sizes.entry(root).or_default() += column.compressed_size();
         }
+        // A half that the file has nothing of would be a reader for nothing.
+        fields.iter().filter(|field| sizes.contains_key(field.name().as_str())).nth(1)?;
         let size = |field: &FieldRef| sizes.get(field.name().as_str()).copied().unwrap_or_default();
         let mut largest: Vec<&FieldRef> = fields.iter().collect();
         largest.sort_by_key(|field| std::cmp::Reverse(size(field)));
@@ -154,8 +156,7 @@ impl DataFile {
             halves[at].0 += size(field).max(1);
             halves[at].1.push(field.clone());
         }
-        let [one, other] = halves.map(|(_, fields)| Fields::from(fields));
-        (!one.is_empty() && !other.is_empty()).then_some([one, other])
+        Some(halves.map(|(_, fields)| Fields::from(fields)))
     }
 
     fn read_at_once(&self, fields: &Fields, selection: Option<RowSelection>) -> Result<Batches, SilverError> {
@@ -436,6 +437,11 @@ mod tests {
                 assert_eq!(both.column(3).slice(row, 1).as_ref(), rows.column(0).slice(at as usize, 1).as_ref());
             }
         }
+        // One column that the file has, and one that it has not: nothing to share out.
+        let one: Fields = [&fields[3], &fields[4]].into_iter().cloned().collect();
+        assert!(file.halves(&one).is_none());
+        let read = all(file.read(&one, None)).await;
+        assert_eq!((read.column(0), read.column(1).null_count()), (rows.column(0), ROWS as usize));
         let only: Fields = fields.iter().take(1).cloned().collect();
         assert!(file.halves(&only).is_none());
         assert_eq!(all(file.read(&only, None)).await.column(0), rows.column(3));

@@ -25,6 +25,7 @@ use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::types::{ColumnDescPtr, ColumnDescriptor, Type};
 use tokio::sync::mpsc;
 
+use super::selected::Selected;
 use super::stats::stats;
 use super::texts::TextColumn;
 use super::{SilverError, Table};
@@ -86,12 +87,17 @@ impl FileWriter {
 
     /// Rows of the writer's schema.
     pub async fn write(&mut self, rows: &RecordBatch) -> Result<(), SilverError> {
+        self.write_selected(&Selected::all(rows)).await
+    }
+
+    /// The same of rows that nobody has copied yet.
+    pub async fn write_selected(&mut self, rows: &Selected) -> Result<(), SilverError> {
         self.check(rows)?;
         let mut at = 0;
         while at < rows.num_rows() {
             let open = self.open()?;
             let count = open.room().min(ROWS).min(rows.num_rows() - at);
-            let encoded = open.encode(&rows.slice(at, count)).await;
+            let encoded = open.encode(rows.slice(at, count)).await;
             at += count;
             encoded.map_err(|failed| failed.of(&self.table))?;
             if self.file > 0 && self.open.as_ref().is_some_and(|open| open.size() as u64 >= self.file) {
@@ -102,14 +108,14 @@ impl FileWriter {
     }
 
     /// The encoders look at types, not at names, and take what lies under a null for a value where there must be none.
-    fn check(&self, rows: &RecordBatch) -> Result<(), SilverError> {
+    fn check(&self, rows: &Selected) -> Result<(), SilverError> {
         let fields = self.schema.fields();
-        let named = rows.schema_ref().fields().iter().map(|field| field.name()).eq(fields.iter().map(|field| field.name()));
-        let unlike = fields.iter().zip(rows.columns()).find(|(field, column)| !field.is_nullable() && column.logical_null_count() > 0);
-        let message = match unlike {
-            _ if !named => "rows have other columns than their file".to_owned(),
-            Some((field, _)) => format!("{} has a null and must not have one", field.name()),
-            None => return Ok(()),
+        let named = rows.schema().fields().iter().map(|field| field.name()).eq(fields.iter().map(|field| field.name()));
+        let unlike = || fields.iter().enumerate().find(|(at, field)| !field.is_nullable() && rows.has_null(*at));
+        let message = match named.then(unlike) {
+            None => "rows have other columns than their file".to_owned(),
+            Some(Some((_, field))) => format!("{} has a null and must not have one", field.name()),
+            Some(None) => return Ok(()),
         };
         Err(self.parquet(ParquetError::ArrowError(message)))
     }
@@ -230,22 +236,19 @@ impl OpenFile {
         self.writer.bytes_written() + self.group.as_ref().map_or(0, RowGroup::size)
     }
 
-    async fn encode(&mut self, rows: &RecordBatch) -> Result<(), Failed> {
+    async fn encode(&mut self, rows: Selected) -> Result<(), Failed> {
         let group = match &mut self.group {
             Some(group) => group,
             none => none.insert(RowGroup::new(&self.groups, &self.writer)?),
         };
         group.rows += rows.num_rows();
-        let (rows, schema) = (rows.clone(), self.schema.clone());
-        side_by_side(&group.fields, move |at, field| {
-            let column = rows.column(at);
-            match field {
-                Field::Leaves(writers) => {
-                    let leaves = compute_leaves(schema.field(at), column)?;
-                    writers.iter_mut().zip(&leaves).try_for_each(|(writer, leaf)| writer.write(leaf))
-                }
-                Field::Texts(texts) => texts.write(column),
+        let schema = self.schema.clone();
+        side_by_side(&group.fields, move |at, field| match field {
+            Field::Leaves(writers) => {
+                let leaves = compute_leaves(schema.field(at), &rows.column(at)?)?;
+                writers.iter_mut().zip(&leaves).try_for_each(|(writer, leaf)| writer.write(leaf))
             }
+            Field::Texts(texts) => texts.write(rows.standing(at)),
         })
         .await?;
         let properties = self.writer.properties();

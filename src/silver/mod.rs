@@ -19,6 +19,7 @@ pub mod keys;
 pub mod migrate;
 mod query;
 pub mod replace;
+pub mod selected;
 mod stats;
 mod table;
 mod texts;

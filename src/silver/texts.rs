@@ -9,7 +9,7 @@
 
 use std::cell::RefCell;
 
-use arrow::array::{Array, ArrayRef, AsArray, StringArray};
+use arrow::array::{Array, ArrayRef, AsArray, Int32Array, StringArray};
 use arrow::datatypes::Int32Type;
 use bytes::Bytes;
 use hashbrown::HashTable;
@@ -25,7 +25,8 @@ use parquet::schema::types::ColumnDescPtr;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::differences::Differences;
-use super::hybrid::{hybrid, run};
+use super::hybrid::{bits, hybrid, run};
+use super::selected::Standing;
 
 /// Bytes of a dictionary.
 const DICTIONARY: usize = 1 << 20;
@@ -68,8 +69,8 @@ struct Dictionary {
 struct OpenPage {
     /// One for each row that has a text, while they are codes.
     codes: Vec<u32>,
-    /// Which rows have a text, once one has none.
-    valid: Vec<bool>,
+    /// For each row whether it has a text, 1 or 0, once one has none.
+    valid: Vec<u8>,
     rows: usize,
     nulls: usize,
     /// Bytes of the texts.
@@ -103,38 +104,58 @@ impl TextColumn {
     }
 
     /// Texts, or codes of texts.
-    pub fn write(&mut self, column: &ArrayRef) -> Result<(), ParquetError> {
+    pub fn write(&mut self, (column, at): Standing<'_>) -> Result<(), ParquetError> {
+        match at {
+            Some(at) => self.write_rows(column, at.iter().map(|row| *row as usize)),
+            None => self.write_rows(column, 0..column.len()),
+        }
+    }
+
+    fn write_rows(&mut self, column: &ArrayRef, rows: impl ExactSizeIterator<Item = usize>) -> Result<(), ParquetError> {
+        if column.null_count() == column.len() {
+            return self.push_nulls(rows.len());
+        }
         if let Some(coded) = column.as_any_dictionary_opt() {
             let (Some(keys), Some(texts)) = (coded.keys().as_primitive_opt::<Int32Type>(), coded.values().as_string_opt::<i32>()) else {
                 return Err(unlike(column));
             };
-            let mut known = vec![NULL; texts.len()];
-            let text_of = |key: i32| usize::try_from(key).ok().filter(|key| *key < texts.len() && texts.is_valid(*key));
-            for row in 0..keys.len() {
-                match keys.is_valid(row).then(|| text_of(keys.value(row))).flatten() {
-                    Some(key) if self.loose.is_none() => {
-                        if known[key] == NULL {
-                            known[key] = self.dictionary.code(texts.value(key).as_bytes());
-                        }
-                        self.push_code(known[key], texts.value_length(key) as usize)?;
-                    }
-                    Some(key) => self.push_loose(texts.value(key).as_bytes())?,
-                    None => self.push_null()?,
-                }
-            }
-            return Ok(());
+            return self.write_codes(keys, texts, rows);
         }
         let Some(texts) = column.as_string_opt::<i32>() else { return Err(unlike(column)) };
-        self.write_texts(texts)
+        self.write_texts(texts, rows)
     }
 
-    fn write_texts(&mut self, texts: &StringArray) -> Result<(), ParquetError> {
-        let mut last: (&[u8], u32) = (b"", NULL);
-        for row in 0..texts.len() {
-            if texts.is_null(row) {
-                self.push_null()?;
+    fn write_codes(&mut self, keys: &Int32Array, texts: &StringArray, rows: impl Iterator<Item = usize>) -> Result<(), ParquetError> {
+        let mut known = vec![NULL; texts.len()];
+        let text_of = |key: i32| usize::try_from(key).ok().filter(|key| *key < texts.len() && texts.is_valid(*key));
+        let mut nulls = 0;
+        for row in rows {
+            let Some(key) = keys.is_valid(row).then(|| text_of(keys.value(row))).flatten() else {
+                nulls += 1;
+                continue;
+            };
+            self.push_nulls(std::mem::take(&mut nulls))?;
+            if self.loose.is_some() {
+                self.push_loose(texts.value(key).as_bytes())?;
                 continue;
             }
+            if known[key] == NULL {
+                known[key] = self.dictionary.code(texts.value(key).as_bytes());
+            }
+            self.push_code(known[key], texts.value_length(key) as usize)?;
+        }
+        self.push_nulls(nulls)
+    }
+
+    fn write_texts(&mut self, texts: &StringArray, rows: impl Iterator<Item = usize>) -> Result<(), ParquetError> {
+        let valid = texts.nulls().filter(|nulls| nulls.null_count() > 0);
+        let (mut last, mut nulls): ((&[u8], u32), usize) = ((b"", NULL), 0);
+        for row in rows {
+            if valid.is_some_and(|valid| valid.is_null(row)) {
+                nulls += 1;
+                continue;
+            }
+            self.push_nulls(std::mem::take(&mut nulls))?;
             let text = texts.value(row).as_bytes();
             if self.loose.is_some() {
                 self.push_loose(text)?;
@@ -145,7 +166,7 @@ impl TextColumn {
             }
             self.push_code(last.1, text.len())?;
         }
-        Ok(())
+        self.push_nulls(nulls)
     }
 
     fn push_code(&mut self, code: u32, bytes: usize) -> Result<(), ParquetError> {
@@ -176,25 +197,30 @@ impl TextColumn {
     fn pushed(&mut self, bytes: usize) -> Result<(), ParquetError> {
         let page = &mut self.page;
         if page.nulls > 0 {
-            page.valid.push(true);
+            page.valid.push(1);
         }
         page.rows += 1;
         page.bytes += bytes;
         self.look()
     }
 
-    fn push_null(&mut self) -> Result<(), ParquetError> {
-        if !self.nullable {
+    fn push_nulls(&mut self, mut count: usize) -> Result<(), ParquetError> {
+        if count > 0 && !self.nullable {
             return Err(ParquetError::General(format!("{} has a null and must not have one", self.leaf.path())));
         }
-        let page = &mut self.page;
-        if page.nulls == 0 {
-            page.valid = vec![true; page.rows];
+        while count > 0 {
+            let page = &mut self.page;
+            if page.nulls == 0 {
+                page.valid = vec![1; page.rows];
+            }
+            let here = count.min(self.page_rows - page.rows);
+            page.rows += here;
+            page.nulls += here;
+            page.valid.resize(page.rows, 0);
+            count -= here;
+            self.look()?;
         }
-        page.valid.push(false);
-        page.nulls += 1;
-        page.rows += 1;
-        self.look()
+        Ok(())
     }
 
     /// Ends the page where it is full, and the dictionary where that is.
@@ -221,7 +247,7 @@ impl TextColumn {
             if page.nulls == 0 {
                 run(page.rows, 1, 1, &mut body);
             } else {
-                hybrid(&page.valid.iter().map(|valid| u32::from(*valid)).collect::<Vec<_>>(), 1, &mut body);
+                bits(&page.valid, &mut body);
             }
             let length = body.len() as u32 - 4;
             body[..4].copy_from_slice(&length.to_le_bytes());
@@ -531,13 +557,14 @@ mod tests {
     use std::collections::HashSet;
     use std::sync::Arc;
 
-    use arrow::array::{DictionaryArray, Int32Array, RecordBatch};
-    use arrow::compute::{cast, concat_batches};
+    use arrow::array::{DictionaryArray, RecordBatch};
+    use arrow::compute::{cast, concat, concat_batches};
     use arrow::datatypes::{DataType, Field, Schema};
     use parquet::arrow::ArrowWriter;
     use parquet::arrow::arrow_reader::{ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
     use parquet::file::metadata::PageIndexPolicy;
     use parquet::file::properties::{EnabledStatistics, WriterProperties};
+    use parquet::file::writer::SerializedFileWriter;
 
     use super::*;
 
@@ -567,17 +594,37 @@ mod tests {
         Arc::new(Schema::new(vec![Field::new("text", DataType::Utf8, nullable)]))
     }
 
-    fn own(parts: &[ArrayRef], nullable: bool, way: As) -> Bytes {
+    fn begun(nullable: bool, way: As) -> (SerializedFileWriter<Vec<u8>>, TextColumn) {
         let writer = ArrowWriter::try_new(Vec::new(), schema(nullable), Some(properties(way))).unwrap();
-        let (mut file, _) = writer.into_serialized_writer().unwrap();
+        let (file, _) = writer.into_serialized_writer().unwrap();
         let (leaf, level) = (file.schema_descr().column(0), ZstdLevel::default());
-        let mut column = match way {
+        let column = match way {
             As::Codes => TextColumn::of_codes(leaf, level, PAGE_ROWS),
             As::Differences { bounded } => TextColumn::of_differences(leaf, level, PAGE_ROWS, bounded),
         };
+        (file, column)
+    }
+
+    fn own(parts: &[ArrayRef], nullable: bool, way: As) -> Bytes {
+        let (file, mut column) = begun(nullable, way);
         for part in parts {
-            column.write(part).unwrap();
+            column.write((part, None)).unwrap();
         }
+        finished(file, column)
+    }
+
+    /// The same of rows that stand among others.
+    fn own_of_some(parts: &[ArrayRef], nullable: bool, way: As) -> Bytes {
+        let (file, mut column) = begun(nullable, way);
+        for part in parts {
+            let twice = concat(&[part, part]).unwrap();
+            let at: Vec<u32> = (0..part.len() as u32).map(|row| row + row % 3 / 2 * part.len() as u32).collect();
+            column.write((&twice, Some(&at))).unwrap();
+        }
+        finished(file, column)
+    }
+
+    fn finished(mut file: SerializedFileWriter<Vec<u8>>, column: TextColumn) -> Bytes {
         let (bytes, told) = column.close().unwrap();
         let mut group = file.next_row_group().unwrap();
         group.append_column(&bytes, told).unwrap();
@@ -616,7 +663,9 @@ mod tests {
     fn like_the_generic_one_as(way: As, parts: &[ArrayRef], nullable: bool, name: &str) {
         let all: Vec<RecordBatch> = parts.iter().map(|part| rows(part, nullable)).collect();
         let expected = concat_batches(&schema(nullable), &all).unwrap();
-        let ((ours, our_footer), (theirs, their_footer)) = (read(own(parts, nullable, way)), read(generic(parts, nullable, way)));
+        let file = own(parts, nullable, way);
+        assert_eq!(own_of_some(parts, nullable, way), file, "{name}");
+        let ((ours, our_footer), (theirs, their_footer)) = (read(file), read(generic(parts, nullable, way)));
         assert_eq!(ours.column(0), expected.column(0), "{name}");
         assert_eq!(theirs.column(0), expected.column(0), "{name}");
         let (our_chunk, their_chunk) = (our_footer.row_group(0).column(0), their_footer.row_group(0).column(0));
@@ -669,6 +718,8 @@ mod tests {
         }
         let runs = texts((0..3000).map(|n| Some(format!("{}", n / 37 % 5))));
         like_the_generic_one(&[runs], true, "runs");
+        let gaps = texts((0..3000).map(|n| (n / 37 % 3 > 0).then(|| format!("{}", n % 5))));
+        like_the_generic_one(&[gaps], true, "gaps");
         let nothing = texts((0..300).map(|_| None));
         like_the_generic_one(std::slice::from_ref(&nothing), true, "nothing");
         like_the_generic_one(&[nothing, texts((0..300).map(|n| Some(long(n))))], true, "nothing first");
@@ -684,7 +735,7 @@ mod tests {
         let file = ArrowWriter::try_new(Vec::new(), schema(false), None).unwrap();
         let (file, _) = file.into_serialized_writer().unwrap();
         let mut column = TextColumn::of_codes(file.schema_descr().column(0), ZstdLevel::default(), PAGE_ROWS);
-        assert!(column.write(&coded).unwrap_err().to_string().contains("must not have one"));
+        assert!(column.write((&coded, None)).unwrap_err().to_string().contains("must not have one"));
     }
 
     #[test]

@@ -8,8 +8,8 @@
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, UInt32Array};
-use arrow::compute::{concat_batches, take_record_batch};
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
+use arrow::compute::concat_batches;
 use arrow::datatypes::{DataType, Date32Type, Int32Type, Schema, SchemaRef};
 use arrow::error::ArrowError;
 use bytes::Bytes;
@@ -24,6 +24,7 @@ use tokio::task::JoinHandle;
 
 use super::encoding::{Choice, SAMPLE_ROWS, apply, choices};
 use super::file_writer::FileWriter;
+use super::selected::Selected;
 use super::together::{Gathered, Together};
 use super::{SilverError, Table};
 use crate::job;
@@ -84,11 +85,11 @@ impl Drop for UntilDropped {
 }
 
 /// Adds to rows what was left out of them while they waited.
-pub type Complete = Arc<dyn Fn(RecordBatch) -> Result<RecordBatch, ArrowError> + Send + Sync>;
+pub type Complete = Arc<dyn Fn(Selected) -> Result<Selected, ArrowError> + Send + Sync>;
 
 enum Part {
-    /// Some rows of a batch, or all of them, and what completes them.
-    Rows(RecordBatch, Option<UInt32Array>, Option<Complete>),
+    /// Some rows of a batch, and what completes them.
+    Rows(Selected, Option<Complete>),
     /// Nothing of this partition will be committed.
     Abort,
 }
@@ -137,8 +138,7 @@ impl TableWriter {
         let in_file: Vec<usize> = (0..rows.num_columns()).filter(|at| !self.partition_by.contains(at)).collect();
         let part = rows.project(&in_file).map_err(|source| SilverError::Arrow { table: self.table.name.clone(), source })?;
         for (partition, positions) in self.split(rows, positions) {
-            let some = (positions.len() < rows.num_rows()).then(|| UInt32Array::from(positions));
-            self.append(partition, Part::Rows(part.clone(), some, complete.cloned())).await?;
+            self.append(partition, Part::Rows(Selected::some(&part, positions), complete.cloned())).await?;
         }
         Ok(())
     }
@@ -337,10 +337,10 @@ impl Buffered {
     async fn run(mut self, mut waiting: mpsc::UnboundedReceiver<(Part, Option<OwnedSemaphorePermit>)>) -> Result<Vec<Add>, SilverError> {
         while let Some((part, _waited)) = waiting.recv().await {
             let taken = match part {
-                Part::Rows(rows, some, complete) => {
+                Part::Rows(rows, complete) => {
                     // Encoding never waits by itself, and others must be heard: leases, downloads, answers.
                     tokio::task::yield_now().await;
-                    self.take(rows, some, complete).await
+                    self.take(rows, complete).await
                 }
                 Part::Abort => {
                     self.abort().await;
@@ -362,15 +362,18 @@ impl Buffered {
         writer.close().await
     }
 
-    async fn take(&mut self, rows: RecordBatch, some: Option<UInt32Array>, complete: Option<Complete>) -> Result<(), SilverError> {
-        let rows = match some {
-            Some(positions) => take_record_batch(&rows, &positions).map_err(|source| self.arrow(source))?,
-            None => rows,
-        };
+    /// Small parts are copied, and wait for others: they shall not keep the batches that they are of.
+    async fn take(&mut self, rows: Selected, complete: Option<Complete>) -> Result<(), SilverError> {
         let rows = match complete {
             Some(complete) => complete(rows).map_err(|source| self.arrow(source))?,
             None => rows,
         };
+        let is_large = rows.num_rows() >= PART_ROWS;
+        if is_large && (self.writer.is_some() || self.choices.get().is_some()) {
+            self.flush().await?;
+            return self.writer(&[]).write_selected(&rows).await;
+        }
+        let rows = rows.into_rows().map_err(|source| self.arrow(source))?;
         self.rows += rows.num_rows();
         self.bytes += rows.get_array_memory_size();
         self.parts.push(rows);
@@ -382,11 +385,7 @@ impl Buffered {
         if parts.is_empty() {
             return Ok(());
         }
-        if self.writer.is_none() {
-            let choices = self.choices(&parts);
-            let values = std::mem::take(&mut self.values);
-            self.writer = Some(partition_writer(&self.table, self.schema.clone(), values, &self.settings, &choices));
-        }
+        self.writer(&parts);
         let (mut parts, mut small) = (parts.into_iter().peekable(), Vec::new());
         (self.rows, self.bytes) = (0, 0);
         while let Some(part) = parts.next() {
@@ -394,13 +393,24 @@ impl Buffered {
             // Large parts are written as they are.
             if small.iter().map(RecordBatch::num_rows).sum::<usize>() >= PART_ROWS || parts.peek().is_none() {
                 let rows = concat_batches(&small[0].schema(), &small).map_err(|source| self.arrow(source))?;
-                if let Some(writer) = &mut self.writer {
-                    writer.write(&rows).await?;
-                }
+                self.writer(&small).write(&rows).await?;
                 small.clear();
             }
         }
         Ok(())
+    }
+
+    /// Opened with its first rows, which are a sample where there is none yet.
+    fn writer(&mut self, sample: &[RecordBatch]) -> &mut FileWriter {
+        let writer = match self.writer.take() {
+            Some(writer) => writer,
+            None => {
+                let choices = self.choices(sample);
+                let values = std::mem::take(&mut self.values);
+                partition_writer(&self.table, self.schema.clone(), values, &self.settings, &choices)
+            }
+        };
+        self.writer.insert(writer)
     }
 
     /// Rows of other partitions are like these: the first sample that is large enough speaks for all.

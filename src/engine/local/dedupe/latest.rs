@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, Date32Array, RecordBatch, StringArray, TimestampMicrosecondArray, UInt32Array};
-use arrow::compute::take_record_batch;
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, UInt32Type};
 use arrow::error::ArrowError;
 
@@ -18,6 +17,7 @@ use crate::plan::{BatchPlan, ORDER, SilverColumns, marks_schema, order};
 use crate::silver::SilverError;
 use crate::silver::keys::{Reread, SOURCE, contents_at};
 use crate::silver::replace::replaced_rows;
+use crate::silver::selected::Selected;
 use crate::silver::together::Together;
 use crate::silver::upsert::{Against, BatchKeys, Contents, DELETED, Extent, Fate, Present, UNCHANGED, find, keys_at};
 use crate::silver::write::Complete;
@@ -165,7 +165,7 @@ impl Latest {
         let columns = &self.plan.of.columns;
         let complete: Complete = {
             let (tails, columns) = (self.tails.clone(), columns.clone());
-            Arc::new(move |rows| with_orders(&rows, &tails, &columns))
+            Arc::new(move |rows| with_orders(rows, &tails, &columns))
         };
         let mut replaced = present.vanished.clone();
         let mut first = 0;
@@ -229,25 +229,21 @@ impl<'p> Sorted<'p> {
 }
 
 /// The rows with the order of each, where the table keeps it, instead of the number of its tail.
-fn with_orders(rows: &RecordBatch, tails: &[String], columns: &SilverColumns) -> Result<RecordBatch, ArrowError> {
-    let (mut fields, mut arrays) = (rows.schema().fields().to_vec(), rows.columns().to_vec());
-    fields.pop();
-    arrays.pop();
-    if let Some((_, order)) = columns.schema.column_with_name(ORDER) {
-        fields.push(Arc::new(order.clone()));
-        arrays.push(Arc::new(orders(rows, tails, columns)));
-    }
-    RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays)
+fn with_orders(rows: Selected, tails: &[String], columns: &SilverColumns) -> Result<Selected, ArrowError> {
+    let Some((_, order)) = columns.schema.column_with_name(ORDER) else { return Ok(rows.pop()) };
+    let orders = orders(&rows, tails, columns)?;
+    Ok(rows.pop().push(Arc::new(order.clone()), Arc::new(orders)))
 }
 
-fn orders(rows: &RecordBatch, tails: &[String], columns: &SilverColumns) -> StringArray {
-    let named = |at: &usize| rows.column_by_name(columns.schema.field(*at).name()).cloned();
-    let order_by: Vec<ArrayRef> = columns.order_by.iter().filter_map(named).collect();
-    let offsets = rows.column_by_name(SOURCE[1]).map(|offsets| offsets.as_primitive::<Int64Type>().values().clone());
+fn orders(rows: &Selected, tails: &[String], columns: &SilverColumns) -> Result<StringArray, ArrowError> {
+    let named = |at: &usize| rows.named(columns.schema.field(*at).name());
+    let order_by: Vec<ArrayRef> = columns.order_by.iter().filter_map(named).collect::<Result<_, _>>()?;
+    let offsets = rows.named(SOURCE[1]).transpose()?.map(|offsets| offsets.as_primitive::<Int64Type>().values().clone());
     let offsets = offsets.iter().flatten().map(|offset| offset.cast_unsigned());
-    let numbers = rows.columns().last().and_then(|numbers| numbers.as_primitive_opt::<UInt32Type>());
+    let numbers = rows.last().transpose()?;
+    let numbers = numbers.as_ref().and_then(|numbers| numbers.as_primitive_opt::<UInt32Type>());
     let tails = numbers.into_iter().flat_map(UInt32Array::values).map(|number| tails.get(*number as usize).map_or("", |tail| tail));
-    order::orders(&order::prefixes(&order_by, rows.num_rows()), tails, offsets)
+    Ok(order::orders(&order::prefixes(&order_by, rows.num_rows()), tails, offsets))
 }
 
 fn vanished(present: &Present) -> u64 {
@@ -258,9 +254,9 @@ fn marks(rows: &RecordBatch, marked: &[(u32, &'static str)], tails: &[String], p
     let columns = &plan.of.columns;
     let at: Vec<u32> = marked.iter().map(|(at, _)| *at).collect();
     let texts = |text: &str| Arc::new(StringArray::from_iter_values(marked.iter().map(|_| text))) as ArrayRef;
-    let rows = &take_record_batch(rows, &UInt32Array::from(at))?;
-    let orders = orders(rows, tails, columns);
-    let mut arrays = rows.project(&columns.key)?.columns().to_vec();
+    let rows = Selected::some(rows, at);
+    let orders = orders(&rows, tails, columns)?;
+    let mut arrays = columns.key.iter().map(|at| rows.column(*at)).collect::<Result<Vec<_>, _>>()?;
     arrays.extend([
         texts(&plan.of.source.database),
         Arc::new(orders),

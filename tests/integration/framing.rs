@@ -90,6 +90,61 @@ fn a_cut_line_costs_itself_only() {
     }
 }
 
+/// Nested objects that begin like records are no records where records are lines.
+#[test]
+fn a_line_that_lacks_a_byte_is_one_refusal() {
+    let mut random = Random::new("damaged lines");
+    for _ in 0..6000 {
+        let line = |n: usize| {
+            format!(
+                "{{\"id\":\"u{n}\",\"name\":\"n{n}\",\"groups\":[{{\"id\":\"g{n}\",\"name\":\"a,{{b\"}},{{\"id\":\"h\",\"name\":\"c\"}}],\"of\":{{\"id\":1,\"name\":2}}}}"
+            )
+        };
+        let mut lines: Vec<String> = (0..5).map(line).collect();
+        let damaged = 1 + random.below(lines.len() - 1);
+        let at = random.below(lines[damaged].len());
+        lines[damaged].remove(at);
+        let found = frames(lines.join("\n").as_bytes(), *random.pick(&[1, 7, 1 << 20]));
+        assert_eq!(found, lines.iter().map(String::as_bytes).collect::<Vec<_>>(), "line {damaged} lacks byte {at}");
+    }
+}
+
+/// Where nothing more comes, what a damaged record has in it is no record either.
+#[test]
+fn a_cut_end_is_one_refusal() {
+    let nested = "{\"id\":\"u2\",\"name\":\"n\",\"groups\":[{\"id\":\"g1\",\"name\":\"a\"},{\"id\":\"g2\",\"name\":\"b\"}],\"last\":1}";
+    for before in ["", "{\"id\":\"u1\",\"name\":\"n\"}\n", "{\"id\":\"u1\",\"name\":\"n\"}\r\n"] {
+        for cut in 1..nested.len() {
+            for block in [1, 1 << 20] {
+                let found = frames([before, &nested[..cut]].concat().as_bytes(), block);
+                let expected: Vec<&[u8]> =
+                    [before.trim_end(), &nested[..cut]].into_iter().filter(|r| !r.is_empty()).map(str::as_bytes).collect();
+                assert_eq!(found, expected, "cut to {}", &nested[..cut]);
+            }
+        }
+    }
+}
+
+/// Damage takes no longer than its bytes, however many braces it has.
+#[test]
+fn braces_without_end_are_looked_at_once() {
+    let bytes = ["{\"id\":1,\"n\":2} ", &"{\"a\":".repeat(200_000)].concat();
+    assert!(!frames(bytes.as_bytes(), 1 << 20).is_empty());
+}
+
+/// A field that is named like what an envelope has makes no envelope of a record among others.
+#[test]
+fn a_record_with_a_field_like_an_envelope_is_a_record() {
+    let records =
+        ["{\"id\":\"1\",\"n\":1}", "{\"id\":\"2\",\"n\":1,\"result\":{\"data\":[{\"id\":\"x\",\"n\":2}]}}", "{\"id\":\"3\",\"n\":1}"];
+    for separator in ["\n", " ", ""] {
+        for block in [1, 7, 1 << 20] {
+            let found = frames(records.join(separator).as_bytes(), block);
+            assert_eq!(found, records.map(|record| record.as_bytes().to_vec()), "{separator:?}, block {block}");
+        }
+    }
+}
+
 #[test]
 fn what_the_bytes_are_never_matters_to_the_count_of_bytes() {
     let mut random = Random::new("noise");

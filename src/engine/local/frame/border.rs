@@ -21,6 +21,12 @@ pub(super) fn balanced_line(bytes: &[u8], start: usize, at: usize) -> Option<usi
     bytes[end..line_end].iter().all(|byte| is_space(*byte) || *byte == b',').then_some(end)
 }
 
+/// Whether the object that begins at `start` is the rest of its line.
+pub(super) fn ends_its_line(bytes: &[u8], start: usize) -> bool {
+    let Some(end) = balance(bytes, start) else { return false };
+    bytes[end..].iter().take_while(|byte| **byte != b'\n').all(|byte| is_space(*byte))
+}
+
 /// First line after `start` and up to `at` that begins with a brace.
 pub(super) fn first_line_brace(bytes: &[u8], start: usize, at: usize) -> Option<usize> {
     let until = bytes.len().min(at + 1);
@@ -83,6 +89,11 @@ pub(super) fn after_comma(bytes: &[u8], at: usize, start: usize) -> bool {
     bytes[start..at].iter().rev().find(|byte| !is_space(**byte)) == Some(&b',')
 }
 
+/// Whether what begins at `at` is where the value of a field or an element of a list is due.
+pub(super) fn stands_for_value(bytes: &[u8], start: usize, at: usize) -> bool {
+    matches!(bytes[start..at].iter().rev().find(|byte| !is_space(**byte)), Some(b':' | b'[' | b','))
+}
+
 /// `{}` alone on a line.
 pub(super) fn starts_empty_record(bytes: &[u8], at: usize, start: usize) -> bool {
     line_begins(bytes, at, start) && bytes.get(skip_space(bytes, at + 1)) == Some(&b'}')
@@ -97,10 +108,12 @@ pub(super) fn array_goes_on(bytes: &[u8], at: usize) -> bool {
     }
 }
 
-/// The names of the first two fields of the object at `at`.
+/// The names of the first two fields of the object at `at`, if the first value is short: in damage every brace may be asked.
 pub(super) fn leading_keys(bytes: &[u8], at: usize) -> Option<(&[u8], &[u8])> {
+    const LONGEST: usize = 1 << 10;
     let (first, colon) = first_key(bytes, at)?;
     let value = skip_space(bytes, colon + 1);
+    let bytes = &bytes[..bytes.len().min(value + LONGEST)];
     let end = match bytes.get(value)? {
         b'{' | b'[' => balance(bytes, value)?,
         b'"' => {

@@ -9,7 +9,9 @@
 //! this order: the whole line, if its brackets balance at its end; the first line within the damage that begins with a brace;
 //! an object within it that begins with the two keys that records of this stream begin with (a record that was cut where a value is
 //! due has taken its successor for it); a brace here that begins a record; a brace hidden at the end of a string; the balanced
-//! end; and else the next place where a record begins. What lies before the border is framed as one range of garbage, and the decoder refuses it.
+//! end; and else the next place where a record begins. An object that stands for a value, behind `:`, `[` or `,`, is taken for a part of the
+//! damaged record unless it begins with those two keys; where every record so far was a line of its own, it is taken for one whatever it
+//! begins with. A row that nobody sent is worse than a record that is refused with its neighbour's damage. What lies before the border is framed as one range of garbage, and the decoder refuses it.
 //!
 //! A record that is a line is found by [`line`], whatever its punctuation, and one that is whole in the buffer and has no flaw by [`quick`],
 //! in one go; the scan would say the same of them.
@@ -19,6 +21,7 @@
 //! Every byte is counted once, as record, delimiter or refused: [`Coverage`].
 
 mod border;
+mod habits;
 mod line;
 mod quick;
 mod scan;
@@ -31,9 +34,10 @@ use super::codec::{Decoded, Stop};
 use crate::domain::RejectCode;
 
 use border::{
-    after_comma, array_goes_on, balance, balanced_line, begins_record, brace_ending_string, first_line_brace, is_space, leading_keys,
-    line_begins, scalar, starts_empty_record,
+    after_comma, array_goes_on, balance, balanced_line, begins_record, brace_ending_string, ends_its_line, first_line_brace, is_space,
+    leading_keys, line_begins, scalar, stands_for_value, starts_empty_record,
 };
+use habits::Habits;
 use line::{Ways, object_of_a_line};
 use quick::sound_object;
 use scan::{Scan, Scanned};
@@ -119,10 +123,7 @@ pub struct Framer<'j> {
     /// Open arrays; an envelope's array carries the objects to close after it.
     arrays: Vec<usize>,
     too_long: Option<TooLong>,
-    /// The first two keys of the stream's first record.
-    typical: Option<(Vec<u8>, Vec<u8>)>,
-    /// Whether the record before was a line.
-    by_line: bool,
+    habits: Habits,
     ways: Ways,
     end: Option<Stop>,
     ended: bool,
@@ -145,8 +146,7 @@ impl<'j> Framer<'j> {
             state: State::Between,
             arrays: Vec::new(),
             too_long: None,
-            typical: None,
-            by_line: false,
+            habits: Habits::default(),
             ways: Ways::of(records_at),
             end: None,
             ended: false,
@@ -230,6 +230,7 @@ impl<'j> Framer<'j> {
 
     fn between(&mut self) -> bool {
         while let Some(&byte) = self.buffer.get(self.at) {
+            self.habits.between(byte);
             match byte {
                 b' ' | b'\t' | b'\n' | b'\r' => self.delimiter(1),
                 b',' if !self.arrays.is_empty() => self.delimiter(1),
@@ -246,7 +247,7 @@ impl<'j> Framer<'j> {
                 }
                 b'{' => {
                     let envelope = self.arrays.is_empty() && !self.records_at.is_empty();
-                    if self.by_line && self.line(envelope) {
+                    if self.habits.by_line && self.line(envelope) {
                         continue;
                     }
                     match sound_object(&self.buffer, self.at, if envelope { self.records_at } else { &[] }) {
@@ -284,18 +285,22 @@ impl<'j> Framer<'j> {
 
     /// Whether the record that begins here is a line, and was framed. The first one is not asked: it says what records begin with.
     fn line(&mut self, envelope: bool) -> bool {
-        let end = self.typical.as_ref().and_then(|_| object_of_a_line(&self.buffer, self.at, self.record_limit));
+        let end = self.habits.typical().and_then(|_| object_of_a_line(&self.buffer, self.at, self.record_limit));
         let end = end.filter(|end| !envelope || !self.ways.between(&self.buffer, self.base, self.at..*end));
         if let Some(end) = end {
             self.frame(self.at, end);
+            self.habits.fresh = false;
         }
-        self.by_line = end.is_some();
-        self.by_line
+        self.habits.by_line = end.is_some();
+        self.habits.by_line
     }
 
     fn scan(&mut self, mut scan: Scan) -> bool {
         match scan.run(&self.buffer, self.records_at) {
             Scanned::Done => self.record(scan.start, scan.at),
+            Scanned::Records if self.habits.bare && self.habits.is_typical(&self.buffer[..scan.at], scan.start) => {
+                self.state = State::Record(Scan::new(scan.start, false, self.record_limit));
+            }
             Scanned::Records => {
                 self.at = scan.start;
                 self.arrays.push(scan.stack.len() - 1);
@@ -310,7 +315,7 @@ impl<'j> Framer<'j> {
                 return false;
             }
             Scanned::Violation => match self.resolve(&scan) {
-                Some(border) => self.frame(scan.start, border),
+                Some(border) => self.damage(scan.start, border),
                 None => self.state = State::Garbage { start: scan.start, at: scan.at },
             },
         }
@@ -319,12 +324,14 @@ impl<'j> Framer<'j> {
 
     /// A record without a flaw in its punctuation.
     fn record(&mut self, start: usize, end: usize) {
-        if self.typical.is_none() && self.too_long.is_none() {
-            let keys = leading_keys(&self.buffer, start);
-            self.typical = keys.map(|(first, second)| (first.to_vec(), second.to_vec()));
+        if self.too_long.is_none() {
+            self.habits.record(&self.buffer, start..end, !self.arrays.is_empty());
+        } else {
+            self.habits.lines = Some(false);
         }
-        self.by_line = matches!(self.buffer.get(end), Some(b'\r' | b'\n'));
+        self.habits.by_line = matches!(self.buffer.get(end), Some(b'\r' | b'\n'));
         self.frame(start, end);
+        self.habits.fresh = false;
     }
 
     /// What follows the records of an envelope is delimiter, up to its end or to where it is damaged.
@@ -356,10 +363,13 @@ impl<'j> Framer<'j> {
                 return border;
             }
         }
-        if bytes.get(at) == Some(&b'{') && begins_record(bytes, at) {
+        if self.habits.are_lines() {
+            return None;
+        }
+        if bytes.get(at) == Some(&b'{') && self.begins(bytes, start, at) {
             return Some(at);
         }
-        if let Some(hidden) = brace_ending_string(bytes, &scan.last_string, start) {
+        if let Some(hidden) = brace_ending_string(bytes, &scan.last_string, start).filter(|brace| self.begins(bytes, start, *brace)) {
             return Some(hidden);
         }
         if streamed_past {
@@ -377,14 +387,36 @@ impl<'j> Framer<'j> {
     /// First place behind `start` where an object begins like a record of this stream: with the two keys that its first record
     /// began with. A record that was cut where a value is due has taken such an object for its own.
     fn successor(&self, bytes: &[u8], start: usize, until: usize) -> Option<usize> {
-        let typical = self.typical.as_ref().map(|(first, second)| (first.as_slice(), second.as_slice()));
+        let typical = self.habits.typical();
         let until = until.min(bytes.len());
         // Where the stream has no record yet: like the damaged one, or like the one behind it.
         let behind = || leading_keys(bytes, until.checked_sub(1).filter(|at| bytes[*at] == b'{')?);
         let wanted = typical.or_else(|| leading_keys(bytes, start)).or_else(behind)?;
         memchr::memchr_iter(b'{', bytes.get(start + 1..until)?)
             .map(|found| start + 1 + found)
-            .find(|brace| leading_keys(bytes, *brace) == Some(wanted))
+            .find(|brace| self.may_follow(bytes, start, *brace) && leading_keys(bytes, *brace) == Some(wanted))
+    }
+
+    /// The same at the end of the stream: where there was no sound record in it, there is nothing that a value begins like.
+    fn last_successor(&self, start: usize, end: usize) -> Option<usize> {
+        let found = self.successor(&self.buffer, start, end)?;
+        (self.habits.lines.is_some() || !stands_for_value(&self.buffer, start, found)).then_some(found)
+    }
+
+    /// Whether an object that begins like a record may be one, seen from where it stands: what is the value of a field or an element of a
+    /// list is more likely a part of what was damaged, unless a record was cut just there. Where records are lines, that is not so.
+    fn may_follow(&self, bytes: &[u8], start: usize, brace: usize) -> bool {
+        let is_value = stands_for_value(bytes, start, brace);
+        !self.habits.are_lines() || !is_value && ends_its_line(bytes, brace)
+    }
+
+    /// Whether a record begins at a brace, behind damage and not where a line or an element begins.
+    fn begins(&self, bytes: &[u8], start: usize, brace: usize) -> bool {
+        let typical = self.habits.typical().or_else(|| leading_keys(bytes, start));
+        match typical.filter(|_| stands_for_value(bytes, start, brace)) {
+            Some(typical) => self.may_follow(bytes, start, brace) && leading_keys(bytes, brace) == Some(typical),
+            None => begins_record(bytes, brace),
+        }
     }
 
     /// Goes on to the next place where a record begins, or where the array goes on.
@@ -393,7 +425,7 @@ impl<'j> Framer<'j> {
         if at == start
             && let Some(end) = scalar(&self.buffer, start, self.ended)
         {
-            self.frame(start, end);
+            self.damage(start, end);
             return true;
         }
         if at == start && !self.ended && self.buffer.len() - start < LOOK_AHEAD {
@@ -408,9 +440,13 @@ impl<'j> Framer<'j> {
                     if !sees_enough {
                         break;
                     }
-                    begins_record(&self.buffer, at)
-                        && (line_begins(&self.buffer, at, start) || !in_array || after_comma(&self.buffer, at, start))
-                        || starts_empty_record(&self.buffer, at, start)
+                    let bytes = &self.buffer[..self.buffer.len().min(at + LOOK_AHEAD)];
+                    match line_begins(bytes, at, start) {
+                        true => begins_record(bytes, at) || starts_empty_record(bytes, at, start),
+                        false if self.habits.are_lines() => self.habits.is_typical(bytes, at) && self.may_follow(bytes, start, at),
+                        false if in_array => begins_record(bytes, at) && after_comma(bytes, at, start),
+                        false => self.begins(bytes, start, at),
+                    }
                 }
                 b',' | b']' if in_array && at > start && self.too_long.is_none() => {
                     if !sees_enough {
@@ -421,13 +457,19 @@ impl<'j> Framer<'j> {
                 _ => false,
             };
             if border {
-                self.frame(start, at);
+                self.damage(start, at);
                 return true;
             }
             at += 1;
         }
         self.state = State::Garbage { start, at };
         false
+    }
+
+    /// What is left of a record: the next one begins at the border, be that the beginning of a line or not.
+    fn damage(&mut self, start: usize, border: usize) {
+        self.frame(start, border);
+        self.habits.fresh = true;
     }
 
     /// One range of a record or of garbage, white space at its end left to the delimiters.
@@ -483,11 +525,11 @@ impl<'j> Framer<'j> {
             let end = self.buffer.len();
             let border = match self.too_long {
                 Some(_) => None,
-                None => first_line_brace(&self.buffer, start, end).or_else(|| self.successor(&self.buffer, start, end)),
+                None => first_line_brace(&self.buffer, start, end).or_else(|| self.last_successor(start, end)),
             };
             match border {
                 Some(border) => {
-                    self.frame(start, border);
+                    self.damage(start, border);
                     self.advance();
                 }
                 None if self.end.is_some() => {

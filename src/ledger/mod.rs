@@ -223,7 +223,9 @@ impl State {
                     }
                 }
                 self.extent = self.extent.take().max(intent.extent.clone());
-                self.intent = Some(*intent);
+                if let Some(before) = self.intent.replace(*intent) {
+                    self.settled.extend(before.tables.into_iter().map(|part| (part.table, before.k)));
+                }
             }
         }
     }
@@ -344,6 +346,11 @@ impl Ledger {
     /// The newest intent, committed or not.
     pub fn last_intent(&self) -> Option<&Intent> {
         self.state.intent.as_ref()
+    }
+
+    /// The newest intent that a table must have, as a later one was written since; 0 where nothing is known.
+    pub fn settled(&self, table: &str) -> i64 {
+        self.state.settled.get(table).copied().unwrap_or(0)
     }
 
     pub fn next_intent(&self) -> i64 {

@@ -29,6 +29,9 @@ pub struct State {
     pub batches: Vec<String>,
     pub claims: BTreeMap<String, Claim>,
     pub intent: Option<Intent>,
+    /// For each table the newest intent before that one which changed it.
+    #[serde(default)]
+    pub settled: BTreeMap<String, i64>,
     /// The latest path day that was committed as a snapshot.
     #[serde(default)]
     pub extent: Option<String>,

@@ -7,6 +7,7 @@ use crate::engine::local::StageError;
 use crate::engine::spark::client::ClientError;
 use crate::job::LoadJobError;
 use crate::ledger::LedgerError;
+use crate::plan::order::date_text;
 use crate::silver::SilverError;
 use crate::store::StoreError;
 
@@ -32,6 +33,8 @@ pub enum RunError {
     Condition(#[from] PredicateError),
     #[error("job {entity} is of mode snapshot: a path day is one batch and is never cut by --shard; run it without")]
     SnapshotSharded { entity: String },
+    #[error("--from {} is later than --to {}: there is no day between them", date_text(*from), date_text(*to))]
+    Dates { from: i32, to: i32 },
     #[error("--engine spark needs the address of a Spark Connect server: --remote sc://host:15002")]
     NoRemote,
     #[error(transparent)]
@@ -44,6 +47,22 @@ pub enum RunError {
     OnCluster { of: String, batch: String },
     #[error("table {table} is not there yet; the first run makes it")]
     NotThere { table: String },
+    #[error(
+        "table {table} is not there, although batches of {of} were committed: put its folder back; to read everything anew, remove {ledger} as well"
+    )]
+    TableLost { table: String, of: Source, ledger: String },
+    #[error(
+        "table {table} has batch {found} of {of}, and the ledger at {ledger} ends with {known}: put back what is missing there; nothing was read"
+    )]
+    LedgerLost { table: String, of: Source, ledger: String, found: i64, known: i64 },
+    #[error(
+        "table {table} does not have batch {settled} of {of}, which was committed: put back what was there; to read everything anew, remove the table and {ledger} as well"
+    )]
+    BatchLost { table: String, of: Source, ledger: String, settled: i64 },
+    #[error(
+        "batch {batch} was to be committed with {file}, which is not there: put it back; to read everything anew, remove the table and {ledger} as well"
+    )]
+    FileLost { batch: String, file: String, ledger: String },
     #[error(
         "{name} is a table elsewhere, at {found} and not at {place}: it was left as it is; give --into another schema, or drop it there"
     )]
@@ -77,9 +96,14 @@ impl RunError {
             | Self::Condition(_)
             | Self::SnapshotSharded { .. }
             | Self::CannotMigrate { .. }
+            | Self::Dates { .. }
             | Self::NoRemote
             | Self::NotThere { .. }
             | Self::NameTaken { .. }
+            | Self::TableLost { .. }
+            | Self::LedgerLost { .. }
+            | Self::BatchLost { .. }
+            | Self::FileLost { .. }
             | Self::NotOnCluster { .. } => 2,
             Self::Client(error) => error.exit_code(),
             Self::OnCluster { .. } | Self::Cluster { .. } => 4,

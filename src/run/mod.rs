@@ -27,6 +27,8 @@ pub mod vacuum;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use futures::StreamExt;
+
 use crate::bronze::{self, Listing, Selection};
 use crate::domain::{BronzeObject, Source};
 use crate::engine::local::{Engine, RejectSummary, Tables};
@@ -48,6 +50,8 @@ use stop::Stop;
 const OWNER_FIRST: Duration = Duration::from_secs(2);
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const LAST_PAUSE: Duration = Duration::from_millis(200);
+/// Files of a dead run that are looked for at the same time.
+const LOOKED_FOR_AT_ONCE: usize = 16;
 
 /// What all jobs of a run share.
 #[derive(Debug, Clone)]
@@ -199,7 +203,7 @@ async fn commit_intent(
 
 impl SourceRun<'_> {
     async fn ensure_tables(&mut self) -> Result<(), RunError> {
-        prepare::ensure_tables(self.settings, &self.plan, &self.tables).await?;
+        prepare::ensure_tables(self.settings, &self.plan, &self.tables, &self.ledger).await?;
         self.ensured = self.basis_seen().await?.shapes;
         Ok(())
     }
@@ -280,6 +284,7 @@ impl SourceRun<'_> {
 
     /// Finishes or gives back what earlier runs left.
     async fn recover(&mut self) -> Result<(), RunError> {
+        self.check_ledger().await?;
         self.finish_known_intent().await?;
         let run_id = self.settings.run_id.clone();
         if self.plan.job.revisit.is_some() && self.ledger.has_expired().await? {
@@ -308,6 +313,7 @@ impl SourceRun<'_> {
         self.let_owner_finish(&intent).await?;
         cluster::leave_to_others(self, &intent).await?;
         self.connect().await?;
+        self.check_files(&intent).await?;
         for (table, committed) in self.commit(&intent).await? {
             if let Committed::At(version) = committed {
                 let note = format!("finished intent {} of run {}: {} version {version}", intent.k, intent.run, table.table);
@@ -327,6 +333,59 @@ impl SourceRun<'_> {
             }
         }
         Ok(true)
+    }
+
+    /// The ledger and the tables are one another's. One that was lost, or is an old copy, takes what is there for new, and what is new
+    /// for what was there.
+    async fn check_ledger(&mut self) -> Result<(), RunError> {
+        let app_id = self.plan.source.app_id();
+        for table in self.tables.clone().all() {
+            let mut found = table.intent_seen(&app_id).await?;
+            if found >= self.ledger.next_intent() {
+                // Another run may have gone on since it was read: what is committed stands in it before.
+                self.ledger.refresh().await?;
+            }
+            let (known, settled) = (self.ledger.next_intent() - 1, self.ledger.settled(&table.name));
+            if found < settled {
+                found = table.intent(&app_id).await?;
+            }
+            let (of, name) = (self.plan.source.clone(), table.name.clone());
+            let ledger = Ledger::folder(&self.settings.silver, &of).address();
+            if found > known {
+                return Err(RunError::LedgerLost { table: name, of, ledger, found, known });
+            }
+            if found < settled {
+                return Err(RunError::BatchLost { table: name, of, ledger, settled });
+            }
+        }
+        Ok(())
+    }
+
+    /// What a dead run wrote must be there to be committed.
+    async fn check_files(&self, intent: &Intent) -> Result<(), RunError> {
+        for part in &intent.tables {
+            let Some(table) = self.tables.named(&part.table) else { continue };
+            if table.intent(&part.app_id).await? >= part.k {
+                continue;
+            }
+            let paths: Vec<String> = part.adds.iter().filter_map(|add| Some(add.get("path")?.as_str()?.to_owned())).collect();
+            let looks = paths.into_iter().map(|path| {
+                let store = table.store().clone();
+                async move {
+                    let found = store.is_readable(&path, None).await;
+                    (path, found)
+                }
+            });
+            let found = futures::stream::iter(looks);
+            let mut found = found.buffer_unordered(LOOKED_FOR_AT_ONCE);
+            while let Some((path, there)) = found.next().await {
+                if !there? {
+                    let ledger = Ledger::folder(&self.settings.silver, &self.plan.source).address();
+                    return Err(RunError::FileLost { batch: intent.claim.clone(), file: format!("{}/{path}", table.name), ledger });
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Gives the run that wrote the intent a moment, lest all that wait for it do its work.

@@ -86,12 +86,15 @@ pub(super) async fn prepare<'s>(
         Ok((ledger, listing))
     };
     // Side by side: on a bucket each of these is several round trips.
-    let ((), (ledger, listing), (), ()) = tokio::try_join!(
+    let ((), (ledger, listing), (), missing) = tokio::try_join!(
         async { Ok(probe::once(&settings.silver).await?) },
         compared,
         async { Ok(bronze::send(&settings.engine.bronze, &plan.source, &selection, found).await?) },
-        ensure_tables(settings, &plan, &tables),
+        look_at_tables(settings, &plan, &tables),
     )?;
+    if !missing.is_empty() {
+        ensure_tables(settings, &plan, &tables, &ledger).await?;
+    }
     let mut report = report.clone();
     if settings.cluster.is_some() {
         report.engine = "spark";
@@ -144,16 +147,39 @@ pub(super) fn shapes(plan: &SourcePlan) -> (TableShape, TableShape, TableShape) 
     (silver, quarantine, marks)
 }
 
-/// All tables exist, have the contract's columns, and can be written safely.
-pub(super) async fn ensure_tables(settings: &Settings, plan: &SourcePlan, tables: &Tables) -> Result<(), RunError> {
-    let writer = if settings.cluster.is_some() { Writer::Cluster } else { Writer::Ours };
+/// Which tables are not there. Those that are have the contract's columns and can be written safely.
+async fn look_at_tables(settings: &Settings, plan: &SourcePlan, tables: &Tables) -> Result<Vec<(Table, TableShape)>, RunError> {
     let (silver, quarantine, marks) = shapes(plan);
-    let ensure_marks = async {
-        match &tables.marks {
-            Some(table) => table.ensure(&marks, writer).await,
-            None => Ok(()),
-        }
-    };
-    tokio::try_join!(tables.silver.ensure(&silver, writer), tables.quarantine.ensure(&quarantine, Writer::OnlyOurs), ensure_marks)?;
+    let mut looks = Vec::new();
+    for (table, shape) in tables.all().cloned().zip([silver, quarantine, marks]) {
+        let writer = writer_of(settings, tables, &table);
+        looks.push(async move { Ok::<_, RunError>((!table.ensure_there(&shape, writer).await?).then_some((table, shape))) });
+    }
+    Ok(futures::future::try_join_all(looks).await?.into_iter().flatten().collect())
+}
+
+/// All tables exist, have the contract's columns, and can be written safely. They are made before a source's first batch: where batches
+/// were committed, one that is not there was lost; but marks are new where a job became one of upserts.
+pub(super) async fn ensure_tables(settings: &Settings, plan: &SourcePlan, tables: &Tables, ledger: &Ledger) -> Result<(), RunError> {
+    let missing = look_at_tables(settings, plan, tables).await?;
+    let is_marks = |table: &Table| tables.marks.as_ref().is_some_and(|marks| marks.name == table.name);
+    if let Some((table, _)) = missing.iter().find(|(table, _)| ledger.last_intent().is_some() && !is_marks(table)) {
+        let (table, of) = (table.name.clone(), plan.source.clone());
+        return Err(RunError::TableLost { table, ledger: Ledger::folder(&settings.silver, &of).address(), of });
+    }
+    let mut made = Vec::new();
+    for (table, shape) in missing {
+        let writer = writer_of(settings, tables, &table);
+        made.push(async move { table.ensure(&shape, writer).await });
+    }
+    futures::future::try_join_all(made).await?;
     Ok(())
+}
+
+fn writer_of(settings: &Settings, tables: &Tables, table: &Table) -> Writer {
+    match settings.cluster {
+        _ if table.name == tables.quarantine.name => Writer::OnlyOurs,
+        Some(_) => Writer::Cluster,
+        None => Writer::Ours,
+    }
 }

@@ -180,6 +180,15 @@ impl Table {
 
     /// Creates the table if need be, adds columns that the contract added, and refuses what cannot be written safely.
     pub async fn ensure(&self, shape: &TableShape, writer: Writer) -> Result<(), SilverError> {
+        self.made_like(shape, writer, true).await.map(drop)
+    }
+
+    /// The same, but that it is not made; says whether it is there.
+    pub async fn ensure_there(&self, shape: &TableShape, writer: Writer) -> Result<bool, SilverError> {
+        self.made_like(shape, writer, false).await
+    }
+
+    async fn made_like(&self, shape: &TableShape, writer: Writer, make: bool) -> Result<bool, SilverError> {
         let wanted = Arc::new(self.delta_schema(shape)?);
         // A put that failed may have landed: looking again tells. One that fails again did not.
         let (mut unanswered, mut unreadable) = (false, false);
@@ -193,6 +202,7 @@ impl Table {
                     unreadable = true;
                     continue;
                 }
+                Err(_) if !make => return Ok(false),
                 Err(_) => {
                     match self.create(shape, &wanted).await {
                         Err(error) if unanswered => return Err(error),
@@ -213,7 +223,7 @@ impl Table {
                 });
             }
             match self.evolve(shape, &wanted, &snapshot).await {
-                Ok(false) => return Ok(()),
+                Ok(false) => return Ok(true),
                 Ok(true) => {}
                 Err(error @ SilverError::Store(_)) if unanswered => return Err(error),
                 Err(SilverError::Store(_)) => unanswered = true,

@@ -131,6 +131,58 @@ fn one_new_object_is_one_small_commit_and_none_is_none() {
     assert_eq!(run(&bronze, &silver, &LOGS).report["outcome"], "nothing_to_do");
 }
 
+/// Whoever removes a part of silver is told, and nothing is made of the rest.
+#[test]
+fn a_table_a_ledger_or_a_file_that_is_gone_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let begin = |name: &str, runs: usize| {
+        let (bronze, silver) = (folder.path().join(name).join("bronze"), folder.path().join(name).join("silver"));
+        for number in 1..=runs {
+            put(&bronze, &format!("year=2025/month=01/day=0{number}/a"), &record(&format!("b{number}"), 10));
+            assert_eq!(run(&bronze, &silver, &LOGS).code, 0);
+        }
+        (bronze, silver)
+    };
+    let told = |bronze: &Path, silver: &Path, what: &str| {
+        put(bronze, "year=2025/month=01/day=09/a", &record("b9", 10));
+        for _ in 0..2 {
+            let ran = run(bronze, silver, &LOGS);
+            let error = ran.report["jobs"][0]["error"].as_str().unwrap_or_default();
+            assert!(ran.code == 2 && error.contains(what) && error.contains("_etl/ledger/LogRecord/fleetdb_de"), "{what}: {}", ran.report);
+        }
+    };
+
+    let (bronze, silver) = begin("ledger", 2);
+    std::fs::rename(silver.join("_etl"), silver.join("kept")).unwrap();
+    told(&bronze, &silver, "LogRecord has batch 2");
+    assert!(!silver.join("_etl/ledger").exists(), "nothing was begun");
+    let _ = std::fs::remove_dir_all(silver.join("_etl"));
+    std::fs::rename(silver.join("kept"), silver.join("_etl")).unwrap();
+    assert_eq!(total(&run(&bronze, &silver, &LOGS).report, "records", "inserted"), 1);
+
+    for table in ["LogRecord", "LogRecord_quarantine"] {
+        let (bronze, silver) = begin(table, 1);
+        std::fs::remove_dir_all(silver.join(table)).unwrap();
+        told(&bronze, &silver, &format!("table {table} is not there"));
+        if table == "LogRecord" {
+            // Everything anew, as it says.
+            std::fs::remove_dir_all(silver.join("_etl/ledger")).unwrap();
+            assert_eq!(total(&run(&bronze, &silver, &LOGS).report, "records", "inserted"), 2);
+        }
+    }
+
+    // A table that another country's run has made anew: an older batch is not there, or files of the newest are not.
+    for (runs, what) in [(2, "does not have batch 1"), (1, "was to be committed with LogRecord/database=fleetdb_de")] {
+        let (bronze, silver) = begin(&format!("anew {runs}"), runs);
+        std::fs::remove_dir_all(silver.join("LogRecord")).unwrap();
+        let french = bronze.join("database=fleetdb_fr/entity=LogRecord/year=2025/month=01/day=01");
+        std::fs::create_dir_all(&french).unwrap();
+        std::fs::write(french.join("a"), record("b9", 1)).unwrap();
+        assert_eq!(run(&bronze, &silver, &["--entity", "LogRecord", "--country", "fr"]).code, 0);
+        told(&bronze, &silver, what);
+    }
+}
+
 #[test]
 fn a_changed_object_is_handled_as_the_job_says() {
     for (setting, code, outcome, inserted, duplicate) in

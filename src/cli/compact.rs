@@ -6,7 +6,7 @@ use clap::Args;
 use comfy_table::Cell;
 
 use super::{Format, Places, Tuning, bytes, output, settings};
-use crate::job::{Job, known_entities};
+use crate::job::{Job, entities_named, trimmed};
 use crate::run::care::{self, Options, TableCare, TablePlan};
 use crate::run::{RunError, Settings};
 
@@ -19,10 +19,10 @@ pub struct CompactArgs {
     #[arg(long, env = "ETL_COUNTRY", value_delimiter = ',', default_value = "all", value_name = "C")]
     country: Vec<String>,
     /// Every partition that gains anything, whatever the job's policy says and however young
-    #[arg(long)]
+    #[arg(long, env = "ETL_FORCE")]
     force: bool,
     /// Bytes to read at most [default: the job's compact.max_rewrite_bytes; with --force all]
-    #[arg(long, value_parser = bytes, value_name = "SIZE")]
+    #[arg(long, env = "ETL_MAX_REWRITE", value_parser = bytes, value_name = "SIZE")]
     max_rewrite: Option<u64>,
     /// Memory to use [default: what the container or machine has]
     #[arg(long, env = "ETL_MEMORY", value_parser = bytes, value_name = "SIZE")]
@@ -37,27 +37,13 @@ pub struct CompactArgs {
     output: Format,
 }
 
-/// Entities by their names, `all` being every one that has a job.
-pub fn entities(places: &Places, names: &[String]) -> Vec<String> {
-    let mut entities: Vec<String> = Vec::new();
-    for name in names {
-        let named = if name == "all" { known_entities(&places.jobs) } else { vec![name.clone()] };
-        for entity in named {
-            if !entities.contains(&entity) {
-                entities.push(entity);
-            }
-        }
-    }
-    entities
-}
-
 /// The databases of countries; `None` for all of them.
 pub fn databases(settings: &Settings, entity: &str, countries: &[String]) -> Result<Option<BTreeSet<String>>, RunError> {
-    if countries.iter().any(|country| country == "all") {
+    if trimmed(countries).any(|country| country == "all") {
         return Ok(None);
     }
     let job = Job::load(&settings.jobs, entity)?;
-    let databases = countries.iter().map(|country| Ok(job.source(country)?.database));
+    let databases = trimmed(countries).map(|country| Ok(job.source(country)?.database));
     databases.collect::<Result<_, RunError>>().map(Some)
 }
 
@@ -69,7 +55,7 @@ pub async fn compact(args: CompactArgs) -> Result<u8, RunError> {
     let settings = settings(run_id, &args.places, None, tuning).await?;
     super::run::end_on_signal(settings.stop.clone(), std::time::Duration::MAX);
     let mut done = Vec::new();
-    for entity in entities(&args.places, &args.entity) {
+    for entity in entities_named(&args.places.jobs, &args.entity)? {
         let databases = databases(&settings, &entity, &args.country)?;
         let options = Options { databases, force: args.force, max_rewrite: args.max_rewrite, clean_log: true };
         done.extend(care::compact(&settings, &entity, &options).await?);

@@ -32,7 +32,7 @@ struct BundleArgs {
     #[command(flatten)]
     places: Places,
     /// Folder that the bundle's files go to
-    #[arg(long, default_value = "deploy/databricks", value_name = "DIR")]
+    #[arg(long, env = "ETL_OUT", default_value = "deploy/databricks", value_name = "DIR")]
     out: PathBuf,
 }
 
@@ -67,7 +67,7 @@ struct EcsArgs {
     #[arg(long, env = "ETL_SHARDS", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..), value_name = "N")]
     shards: u64,
     /// A further variable of every task; may be repeated
-    #[arg(long, value_parser = variable, value_name = "NAME=VALUE")]
+    #[arg(long, env = "ETL_ENV", value_parser = variable, value_name = "NAME=VALUE")]
     env: Vec<(String, String)>,
     #[command(flatten)]
     backfill: BackfillArgs,
@@ -76,16 +76,16 @@ struct EcsArgs {
 #[derive(Debug, Args)]
 struct BackfillArgs {
     /// Print one-shot tasks of a deployed stack instead, one JSON document a line for `aws ecs run-task --cli-input-json`
-    #[arg(long, requires_all = ["tasks", "subnets", "security_groups"])]
+    #[arg(long, env = "ETL_BACKFILL", requires_all = ["tasks", "subnets", "security_groups"])]
     backfill: bool,
     /// Name of the deployed stack
     #[arg(long, env = "ETL_STACK", default_value = "silversmith", value_name = "NAME")]
     stack: String,
     /// Tasks per source
-    #[arg(long, requires = "backfill", value_name = "N")]
+    #[arg(long, env = "ETL_TASKS", requires = "backfill", value_name = "N")]
     tasks: Option<u64>,
     /// What a task's share is
-    #[arg(long, value_enum, default_value_t = SlicesName::Shards)]
+    #[arg(long, env = "ETL_SLICES", value_enum, default_value_t = SlicesName::Shards)]
     slices: SlicesName,
     /// First UTC date of the objects to read
     #[arg(long, env = "ETL_FROM", value_parser = date, value_name = "DATE")]
@@ -94,13 +94,13 @@ struct BackfillArgs {
     #[arg(long, env = "ETL_TO", value_parser = date, value_name = "DATE")]
     to: Option<i32>,
     /// Subnets of the tasks
-    #[arg(long, value_delimiter = ',', value_name = "ID,…")]
+    #[arg(long, env = "ETL_SUBNETS", value_delimiter = ',', value_name = "ID,…")]
     subnets: Vec<String>,
     /// Security groups of the tasks
-    #[arg(long, value_delimiter = ',', value_name = "ID,…")]
+    #[arg(long, env = "ETL_SECURITY_GROUPS", value_delimiter = ',', value_name = "ID,…")]
     security_groups: Vec<String>,
     /// Give the tasks public addresses: in public subnets without NAT and without endpoints
-    #[arg(long)]
+    #[arg(long, env = "ETL_PUBLIC_IP")]
     public_ip: bool,
 }
 
@@ -136,7 +136,7 @@ pub fn deploy(args: &DeployArgs) -> u8 {
 /// One folder of SQL files and one job for each source, and what names them.
 fn bundle(args: &BundleArgs) -> Result<u8, RunError> {
     let places = args.places.named();
-    let requests = requests(&args.places, &args.sources);
+    let requests = requests(&args.places, &args.sources)?;
     let mut jobs = Vec::new();
     for request in &requests {
         let steps = script::steps(&places, request, SqlDialect::Databricks)?;
@@ -179,7 +179,7 @@ fn deploy_ecs(args: &EcsArgs) -> u8 {
 /// Jobs with their countries, in the order asked for; each checked against its contract, as a run would.
 fn load(args: &EcsArgs) -> Result<Vec<(Job, Vec<String>)>, RunError> {
     let mut jobs: Vec<(Job, Vec<String>)> = Vec::new();
-    for request in requests(&args.places, &args.sources) {
+    for request in requests(&args.places, &args.sources)? {
         if let Some((_, countries)) = jobs.iter_mut().find(|(job, _)| job.entity == request.entity) {
             countries.push(request.country);
             continue;

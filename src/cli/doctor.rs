@@ -29,7 +29,7 @@ struct Found {
 pub async fn doctor(args: DoctorArgs) -> Result<u8, RunError> {
     let settings = settings(String::new(), &args.places, None, Tuning::default()).await?;
     let mut found = Vec::new();
-    for request in requests(&args.places, &args.sources) {
+    for request in requests(&args.places, &args.sources)? {
         let (job, _) = load(&settings, &request.entity)?;
         let bronze = &settings.engine.bronze;
         bronze.require()?;

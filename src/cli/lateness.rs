@@ -13,7 +13,7 @@ pub struct LatenessArgs {
     #[command(flatten)]
     sources: Sources,
     /// Only the newest event days that the table has
-    #[arg(long, default_value_t = 30, value_name = "N")]
+    #[arg(long, env = "ETL_DAYS", default_value_t = 30, value_name = "N")]
     days: u64,
     #[command(flatten)]
     places: Places,
@@ -25,7 +25,7 @@ pub struct LatenessArgs {
 pub async fn lateness(args: LatenessArgs) -> Result<u8, RunError> {
     let settings = settings(String::new(), &args.places, None, Tuning::default()).await?;
     let mut found = Vec::new();
-    for request in requests(&args.places, &args.sources) {
+    for request in requests(&args.places, &args.sources)? {
         found.push(lateness::lateness(&settings, &request.entity, &request.country, args.days).await?);
     }
     if args.output == Format::Json {

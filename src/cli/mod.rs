@@ -26,13 +26,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::builder::Resettable;
+use clap::{Arg, Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use crate::bronze::Selection;
 use crate::domain::time::parse_date;
 use crate::engine::local::{Engine, Progress};
 use crate::engine::spark::Patience;
-use crate::job::{Job, known_entities, parse_bytes, parse_duration_setting};
+use crate::job::{Job, entities_named, parse_bytes, parse_duration_setting, trimmed};
 use crate::run::cluster::Remote;
 use crate::run::report::RunReport;
 use crate::run::stop::Stop;
@@ -229,6 +230,9 @@ fn store_options(address: &str, written: &[String]) -> Result<StoreOptions, Stor
 }
 
 async fn settings(run_id: String, places: &Places, objects: Option<&Objects>, tuning: Tuning) -> Result<Settings, RunError> {
+    if let Some((from, to)) = objects.and_then(|objects| objects.from.zip(objects.to)).filter(|(from, to)| from > to) {
+        return Err(RunError::Dates { from, to });
+    }
     let selection =
         objects.map_or_else(Selection::default, |o| Selection { from: o.from, to: o.to, shard: o.shard, ..Selection::default() });
     let engine = Engine {
@@ -255,21 +259,13 @@ async fn settings(run_id: String, places: &Places, objects: Option<&Objects>, tu
 }
 
 /// Every (entity, country) that the flags name, each once, in order.
-fn requests(places: &Places, sources: &Sources) -> Vec<Request> {
-    let mut entities = Vec::new();
-    for name in &sources.entity {
-        if name == "all" {
-            entities.extend(known_entities(&places.jobs));
-        } else {
-            entities.push(name.clone());
-        }
-    }
+fn requests(places: &Places, sources: &Sources) -> Result<Vec<Request>, RunError> {
     let mut requests = Vec::new();
-    for entity in entities {
-        for name in &sources.country {
+    for entity in entities_named(&places.jobs, &sources.entity)? {
+        for name in trimmed(&sources.country) {
             // A job that cannot be read fails as a job of its own, not the whole run.
-            let all = || Job::load(&places.jobs, &entity).map_or_else(|_| vec![name.clone()], |job| job.countries);
-            let countries = if name == "all" { all() } else { vec![name.clone()] };
+            let all = || Job::load(&places.jobs, &entity).map_or_else(|_| vec![name.to_owned()], |job| job.countries);
+            let countries = if name == "all" { all() } else { vec![name.to_owned()] };
             for country in countries {
                 let request = Request { entity: entity.clone(), country };
                 if !requests.contains(&request) {
@@ -278,13 +274,14 @@ fn requests(places: &Places, sources: &Sources) -> Vec<Request> {
             }
         }
     }
-    requests
+    Ok(requests)
 }
 
 /// Runs one verb and returns the process's exit code.
 pub fn main() -> u8 {
     allocator::one_arena_a_core();
-    let cli = match Cli::try_parse() {
+    let parsed = without_empty_variables(Cli::command()).try_get_matches();
+    let cli = match parsed.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
     };
@@ -328,6 +325,13 @@ fn time(text: &str) -> Result<Duration, String> {
     plain.or_else(|| parse_duration_setting(text)).ok_or_else(|| "expected a time like 110 s".to_owned())
 }
 
+/// A variable that is there and empty, as templates make it, says nothing.
+fn without_empty_variables(command: Command) -> Command {
+    let is_empty = |arg: &Arg| arg.get_env().is_some_and(|variable| std::env::var_os(variable).is_some_and(|value| value.is_empty()));
+    let command = command.mut_args(|arg| if is_empty(&arg) { arg.env(Resettable::Reset) } else { arg });
+    command.mut_subcommands(without_empty_variables)
+}
+
 /// Help and version are answers; anything else is a mistake, reported as JSON too where that was asked for.
 fn usage(error: &clap::Error) -> u8 {
     let _ = error.print();
@@ -335,14 +339,23 @@ fn usage(error: &clap::Error) -> u8 {
         return 0;
     }
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let asked = |pair: &[String]| matches!(pair, [flag, value] if flag == "--output" && value == "json");
-    let json = arguments.windows(2).any(asked)
-        || arguments.iter().any(|argument| argument == "--output=json")
-        || std::env::var("ETL_OUTPUT").is_ok_and(|value| value == "json");
-    if json && arguments.first().is_some_and(|verb| verb == "run") {
-        let message = error.render().to_string();
-        let first = message.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned();
-        output::json(&RunReport::failed(String::new(), first, 2));
+    if arguments.first().is_none_or(|verb| verb != "run") {
+        return 2;
+    }
+    let asked = |flag: &str, variable: &str| {
+        let given = arguments.windows(2).find(|pair| pair[0] == flag).map(|pair| pair[1].clone());
+        let joined = || arguments.iter().find_map(|argument| Some(argument.strip_prefix(flag)?.strip_prefix('=')?.to_owned()));
+        given.or_else(joined).or_else(|| std::env::var(variable).ok()).filter(|value| !value.is_empty())
+    };
+    let text = error.render().to_string();
+    let said: Vec<&str> = text.lines().take_while(|line| !line.starts_with("Usage:")).flat_map(str::split_whitespace).collect();
+    let message = said.join(" ").trim_start_matches("error: ").to_owned();
+    let report = RunReport::failed(uuid::Uuid::now_v7().to_string(), message, 2);
+    if asked("--output", "ETL_OUTPUT").is_some_and(|form| form == "json") {
+        output::report(&report);
+    }
+    if let Some(path) = asked("--report", "ETL_REPORT") {
+        output::report_file(&PathBuf::from(path), &report);
     }
     2
 }

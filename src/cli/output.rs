@@ -2,6 +2,7 @@
 
 use std::io::{IsTerminal, Write};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use comfy_table::presets;
 use comfy_table::{Cell, CellAlignment, Table};
@@ -10,6 +11,9 @@ use miette::{GraphicalReportHandler, GraphicalTheme, LabeledSpan, MietteDiagnost
 use super::Format;
 use crate::domain::Mistake;
 use crate::run::RunError;
+
+/// Whether what goes to stderr is read by a program.
+static LOGS_JSON: AtomicBool = AtomicBool::new(false);
 
 /// Writes to stdout; a reader that went away is no error.
 pub fn print(text: &str) {
@@ -28,6 +32,13 @@ pub fn json(value: &impl serde::Serialize) {
 /// A report: indented for a person, one line for programs and for logs that take every line for an event.
 pub fn report(value: &impl serde::Serialize) {
     if std::io::stdout().is_terminal() { json(value) } else { written(serde_json::to_string(value)) }
+}
+
+/// The report as a file.
+pub fn report_file(path: &Path, value: &impl serde::Serialize) {
+    if let Err(error) = serde_json::to_vec_pretty(value).map_err(std::io::Error::other).and_then(|text| std::fs::write(path, text)) {
+        self::error(&format!("cannot write the report to {}: {error}", path.display()));
+    }
 }
 
 fn written(text: serde_json::Result<String>) {
@@ -60,6 +71,13 @@ pub fn say(text: &str) {
 }
 
 pub fn error(text: &str) {
+    if LOGS_JSON.load(Ordering::Relaxed) {
+        // Like a line of the log, whatever that leaves out.
+        let now = chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Micros, true);
+        return say(
+            &serde_json::json!({"timestamp": now, "level": "ERROR", "fields": {"message": text}, "target": "silversmith"}).to_string()
+        );
+    }
     say(&format!("error: {text}"));
 }
 
@@ -72,6 +90,10 @@ pub fn run_error(error: &RunError) {
 }
 
 pub fn mistake(mistake: &Mistake) {
+    if LOGS_JSON.load(Ordering::Relaxed) {
+        let help = mistake.help.as_ref().map(|help| format!(" ({help})")).unwrap_or_default();
+        return error(&format!("{mistake}{help}"));
+    }
     let mut diagnostic = MietteDiagnostic::new(mistake.message.clone());
     if !mistake.span.is_empty() {
         diagnostic = diagnostic.with_label(LabeledSpan::at(mistake.span.clone(), "here"));
@@ -90,6 +112,7 @@ pub fn mistake(mistake: &Mistake) {
 
 /// Logs go to stderr; `ETL_LOG_LEVEL` filters them.
 pub fn start_log(format: Format) {
+    LOGS_JSON.store(format == Format::Json, Ordering::Relaxed);
     let filter = tracing_subscriber::EnvFilter::try_from_env("ETL_LOG_LEVEL").unwrap_or_else(|_| {
         tracing_subscriber::EnvFilter::new("warn,deltalake_core=error,delta_kernel=off,buoyant_kernel=off,silversmith=info")
     });

@@ -7,6 +7,7 @@ use comfy_table::Cell;
 
 use super::{Format, Objects, Places, Sources, Tuning, compact, output, requests, settings};
 use crate::engine::spark::SqlDialect;
+use crate::job::entities_named;
 use crate::plan::price::PRICES;
 use crate::run::care::{self, Options};
 use crate::run::{RunError, Settings, inspect, script};
@@ -20,19 +21,19 @@ pub struct PlanArgs {
     #[command(flatten)]
     objects: Objects,
     /// What `etl compact` would rewrite, instead
-    #[arg(long)]
+    #[arg(long, env = "ETL_COMPACT")]
     compact: bool,
     /// With --compact: every partition that gains anything, as `etl compact --force` takes them
-    #[arg(long, requires = "compact")]
+    #[arg(long, env = "ETL_FORCE", requires = "compact")]
     force: bool,
     /// The whole job as SQL files, instead: for a warehouse, where there is no place to run etl
-    #[arg(long, value_enum, conflicts_with = "compact", value_name = "FORM")]
+    #[arg(long, env = "ETL_EMIT", value_enum, conflicts_with = "compact", value_name = "FORM")]
     emit: Option<Emit>,
     /// With --emit: whose SQL
-    #[arg(long, value_enum, default_value_t = Dialect::Databricks, requires = "emit")]
+    #[arg(long, env = "ETL_DIALECT", value_enum, default_value_t = Dialect::Databricks, requires = "emit")]
     dialect: Dialect,
     /// With --emit: a folder for the files, one folder per entity and country in it; without it they are printed
-    #[arg(long, requires = "emit", value_name = "DIR")]
+    #[arg(long, env = "ETL_OUT", requires = "emit", value_name = "DIR")]
     out: Option<PathBuf>,
     /// Form of the answer on stdout
     #[arg(long, env = "ETL_OUTPUT", value_enum, default_value_t = Format::Text)]
@@ -62,7 +63,7 @@ impl From<Dialect> for SqlDialect {
 /// Writes or prints the job's SQL.
 fn emit(args: &PlanArgs) -> Result<u8, RunError> {
     let mut files = Vec::new();
-    for request in requests(&args.places, &args.sources) {
+    for request in requests(&args.places, &args.sources)? {
         for step in script::steps(&args.places.named(), &request, args.dialect.into())? {
             if args.out.is_none() {
                 output::println(&format!("-- {} {} {}", request.entity, request.country, step.text()));
@@ -107,7 +108,7 @@ fn estimates(plans: &[inspect::SourcePlanReport]) {
 
 async fn plan_compaction(args: &PlanArgs, settings: &Settings) -> Result<u8, RunError> {
     let mut plans = Vec::new();
-    for entity in compact::entities(&args.places, &args.sources.entity) {
+    for entity in entities_named(&args.places.jobs, &args.sources.entity)? {
         let databases = compact::databases(settings, &entity, &args.sources.country)?;
         let options = Options { databases, force: args.force, ..Options::default() };
         plans.extend(care::plan(settings, &entity, &options).await?);
@@ -128,7 +129,7 @@ pub async fn plan(args: PlanArgs) -> Result<u8, RunError> {
         return plan_compaction(&args, &settings).await;
     }
     let mut plans = Vec::new();
-    for request in requests(&args.places, &args.sources) {
+    for request in requests(&args.places, &args.sources)? {
         plans.push(inspect::plan(&settings, &request.entity, &request.country).await?);
     }
     if args.output == Format::Json {

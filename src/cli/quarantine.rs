@@ -36,16 +36,16 @@ struct ListArgs {
     #[arg(long, env = "ETL_COUNTRY", value_name = "C")]
     country: Option<String>,
     /// Only this code
-    #[arg(long)]
+    #[arg(long, env = "ETL_CODE")]
     code: Option<String>,
     /// Only records of this object
-    #[arg(long, value_name = "KEY")]
+    #[arg(long, env = "ETL_FILE", value_name = "KEY")]
     file: Option<String>,
     /// What stopped batches refused, instead of what is committed
-    #[arg(long)]
+    #[arg(long, env = "ETL_STOPPED")]
     stopped: bool,
     /// Records at the most
-    #[arg(long, default_value_t = 50, value_name = "N")]
+    #[arg(long, env = "ETL_LIMIT", default_value_t = 50, value_name = "N")]
     limit: usize,
     #[command(flatten)]
     places: Places,
@@ -60,13 +60,13 @@ struct ShowArgs {
     #[arg(long, env = "ETL_ENTITY", value_name = "E")]
     entity: String,
     /// The object, as `list` names it
-    #[arg(long, value_name = "KEY")]
+    #[arg(long, env = "ETL_FILE", value_name = "KEY")]
     file: String,
     /// The record's offset, as `list` names it
-    #[arg(long, value_name = "BYTE")]
+    #[arg(long, env = "ETL_OFFSET", value_name = "BYTE")]
     offset: i64,
     /// Only the record's bytes, as they are
-    #[arg(long)]
+    #[arg(long, env = "ETL_RAW")]
     raw: bool,
     #[command(flatten)]
     places: Places,

@@ -2,8 +2,8 @@
 
 use clap::Args;
 
-use super::compact::entities;
 use super::{Cluster, Format, Places, Tuning, output, settings};
+use crate::job::entities_named;
 use crate::run::register::register;
 use crate::run::{RunError, Settings};
 
@@ -13,7 +13,7 @@ pub struct RegisterArgs {
     #[arg(long, env = "ETL_ENTITY", value_delimiter = ',', required = true, value_name = "E")]
     entity: Vec<String>,
     /// Schema of the catalog that gets the tables, like main.fleet [default: the session's]
-    #[arg(long, value_delimiter = '.', value_name = "CATALOG.SCHEMA")]
+    #[arg(long, env = "ETL_INTO", value_delimiter = '.', value_name = "CATALOG.SCHEMA")]
     into: Vec<String>,
     #[command(flatten)]
     places: Places,
@@ -34,7 +34,7 @@ pub async fn run(args: RegisterArgs) -> Result<u8, RunError> {
     let plain = settings(run_id, &args.places, None, Tuning::default()).await?;
     let settings = Settings { cluster: args.cluster.remote(), ..plain };
     let mut registrations = Vec::new();
-    for entity in entities(&args.places, &args.entity) {
+    for entity in entities_named(&args.places.jobs, &args.entity)? {
         registrations.extend(Box::pin(register(&settings, &entity, &args.into, args.cluster.remote_silver.as_deref())).await?);
     }
     if args.output == Format::Json {

@@ -40,10 +40,10 @@ impl OneSource {
 #[group(required = true, multiple = true)]
 struct Which {
     /// An object, as `_source_file` names it; may be repeated
-    #[arg(long, value_name = "KEY")]
+    #[arg(long, env = "ETL_OBJECT", value_name = "KEY")]
     object: Vec<String>,
     /// All objects of a path day
-    #[arg(long, value_parser = date, value_name = "DATE")]
+    #[arg(long, env = "ETL_DAY", value_parser = date, value_name = "DATE")]
     day: Option<i32>,
 }
 
@@ -54,7 +54,7 @@ pub struct ReprocessArgs {
     #[command(flatten)]
     which: Which,
     /// Do it; without it only what would be done is shown
-    #[arg(long)]
+    #[arg(long, env = "ETL_EXECUTE")]
     execute: bool,
 }
 
@@ -77,10 +77,10 @@ struct ShowArgs {
     #[command(flatten)]
     source: OneSource,
     /// Only objects whose key begins with this
-    #[arg(long, default_value = "", hide_default_value = true, value_name = "PREFIX")]
+    #[arg(long, env = "ETL_OBJECT", default_value = "", hide_default_value = true, value_name = "PREFIX")]
     object: String,
     /// Objects at the most
-    #[arg(long, default_value_t = 50, value_name = "N")]
+    #[arg(long, env = "ETL_LIMIT", default_value_t = 50, value_name = "N")]
     limit: usize,
 }
 

@@ -133,10 +133,8 @@ pub async fn run(args: RunArgs) -> u8 {
         Format::Json => output::report(&report),
         Format::Text => text_report(&report),
     }
-    if let Some(path) = &args.report
-        && let Err(error) = serde_json::to_vec_pretty(&report).map_err(std::io::Error::other).and_then(|text| std::fs::write(path, text))
-    {
-        output::error(&format!("cannot write the report to {}: {error}", path.display()));
+    if let Some(path) = &args.report {
+        output::report_file(path, &report);
     }
     report.exit
 }
@@ -152,7 +150,7 @@ async fn execute(args: &RunArgs, run_id: String, task: Option<&Task>) -> Result<
         EngineName::Local => None,
         EngineName::Spark => Some(args.cluster.remote().ok_or(RunError::NoRemote)?),
     };
-    let requests = requests(&args.places, &args.sources);
+    let requests = requests(&args.places, &args.sources)?;
     let console = Console::new();
     let bar = console.bar.clone();
     let defaults = Tuning::default();
@@ -187,7 +185,7 @@ fn failed_jobs(args: &RunArgs, report: &RunReport) -> Vec<JobReport> {
         (job.outcome, job.exit) = (report.outcome, report.exit);
         job
     };
-    requests(&args.places, &args.sources).into_iter().map(failed).collect()
+    requests(&args.places, &args.sources).unwrap_or_default().into_iter().map(failed).collect()
 }
 
 /// Keeps the report under `_etl/runs`, where a run did something; the run itself does not depend on it.

@@ -6,11 +6,11 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use comfy_table::Cell;
 
-use super::{Format, Places, Tuning, compact, output, settings};
+use super::{Format, Places, Tuning, output, settings};
 use crate::contract::columns::sql_name;
 use crate::contract::evolve::changes;
 use crate::contract::{Contract, Verdict};
-use crate::job::{Job, known_entities};
+use crate::job::{Job, entities_named};
 use crate::run::RunError;
 use crate::run::migrate::{self, EntityMigration};
 
@@ -34,7 +34,7 @@ struct MigrateArgs {
     #[arg(long, env = "ETL_ENTITY", value_delimiter = ',', required = true, value_name = "E")]
     entity: Vec<String>,
     /// Rewrite the table; without it the changes and their price are only shown
-    #[arg(long)]
+    #[arg(long, env = "ETL_EXECUTE")]
     execute: bool,
     #[command(flatten)]
     places: Places,
@@ -55,13 +55,13 @@ struct CheckArgs {
     #[arg(long, env = "ETL_SCHEMAS", default_value = "schemas", value_name = "DIR")]
     schemas: PathBuf,
     /// Also list every column
-    #[arg(long)]
+    #[arg(long, env = "ETL_COLUMNS")]
     columns: bool,
 }
 
 pub async fn schema(args: SchemaArgs) -> Result<u8, RunError> {
     match args.verb {
-        Verb::Check(args) => Ok(check_all(&args)),
+        Verb::Check(args) => check_all(&args),
         Verb::Migrate(args) => migrate(&args).await,
     }
 }
@@ -69,7 +69,7 @@ pub async fn schema(args: SchemaArgs) -> Result<u8, RunError> {
 async fn migrate(args: &MigrateArgs) -> Result<u8, RunError> {
     let settings = settings(uuid::Uuid::now_v7().to_string(), &args.places, None, Tuning::default()).await?;
     let mut done = Vec::new();
-    for entity in compact::entities(&args.places, &args.entity) {
+    for entity in entities_named(&args.places.jobs, &args.entity)? {
         done.extend(migrate::migrate(&settings, &entity, args.execute).await?);
     }
     if args.output == Format::Json {
@@ -113,17 +113,9 @@ async fn migrate(args: &MigrateArgs) -> Result<u8, RunError> {
     Ok(0)
 }
 
-fn check_all(args: &CheckArgs) -> u8 {
-    let mut entities = Vec::new();
-    for name in &args.entity {
-        if name == "all" {
-            entities.extend(known_entities(&args.jobs));
-        } else {
-            entities.push(name.clone());
-        }
-    }
+fn check_all(args: &CheckArgs) -> Result<u8, RunError> {
     let mut worst = 0;
-    for entity in entities {
+    for entity in entities_named(&args.jobs, &args.entity)? {
         match check(args, &entity) {
             Ok(()) => {}
             Err(error) => {
@@ -132,7 +124,7 @@ fn check_all(args: &CheckArgs) -> u8 {
             }
         }
     }
-    worst
+    Ok(worst)
 }
 
 fn check(args: &CheckArgs, entity: &str) -> Result<(), RunError> {

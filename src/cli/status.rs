@@ -66,7 +66,7 @@ fn health(all: &[SourceStatus]) {
 pub async fn status(args: StatusArgs) -> Result<u8, RunError> {
     let settings = settings(String::new(), &args.places, None, Tuning::default()).await?;
     let mut all = Vec::new();
-    for request in requests(&args.places, &args.sources) {
+    for request in requests(&args.places, &args.sources)? {
         all.push(inspect::status(&settings, &request.entity, &request.country).await?);
     }
     if args.output == Format::Json {

@@ -4,9 +4,8 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::compact::entities;
 use super::{Format, Places, Tuning, output, settings};
-use crate::job::parse_duration_setting;
+use crate::job::{entities_named, parse_duration_setting};
 use crate::run::RunError;
 use crate::run::vacuum::{SAFE_RETENTION, vacuum};
 use crate::silver::vacuum::Why;
@@ -17,13 +16,13 @@ pub struct VacuumArgs {
     #[arg(long, env = "ETL_ENTITY", value_delimiter = ',', required = true, value_name = "E")]
     entity: Vec<String>,
     /// Only files last written longer ago than this
-    #[arg(long, value_parser = retention, default_value = "7 d", value_name = "TIME")]
+    #[arg(long, env = "ETL_RETENTION", value_parser = retention, default_value = "7 d", value_name = "TIME")]
     retention: Duration,
     /// Allow a retention below 7 days: readers of older versions then lose their files, and so do queries that are under way
-    #[arg(long)]
+    #[arg(long, env = "ETL_FORCE_RETENTION")]
     force_retention: bool,
     /// Remove the files; without it they are only listed
-    #[arg(long)]
+    #[arg(long, env = "ETL_EXECUTE")]
     execute: bool,
     #[command(flatten)]
     places: Places,
@@ -50,7 +49,7 @@ pub async fn run(args: VacuumArgs) -> Result<u8, RunError> {
     }
     let settings = settings(uuid::Uuid::now_v7().to_string(), &args.places, None, Tuning::default()).await?;
     let mut reports = Vec::new();
-    for entity in entities(&args.places, &args.entity) {
+    for entity in entities_named(&args.places.jobs, &args.entity)? {
         reports.extend(vacuum(&settings, &entity, args.retention, args.execute).await?);
     }
     if args.output == Format::Json {

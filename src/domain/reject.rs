@@ -42,11 +42,11 @@ codes! {
     PartitionConflict = "partition_conflict", "path and payload disagree; correct one, or set partitions.<column>.on_conflict in the job";
     PartitionMissing = "partition_missing", "neither path nor payload has the column; set partitions.<column>.derive in the job";
     PartitionInvalid = "partition_invalid", "the partition value is no valid number; rename the folder or fix the payload";
-    UnknownVersion = "unknown_version", "add the version to the contract, then replay";
+    UnknownVersion = "unknown_version", "add the version to the contract, then etl reprocess";
     MissingField = "missing_field", "a required field is absent; drop it from required, or fix the writer";
     WrongType = "wrong_type", "the value has another type than the contract says; add a contract version or fix the writer";
     OutOfRange = "out_of_range", "the number is outside the contract's bounds";
-    NotInEnum = "not_in_enum", "add the value to the contract's enum, then replay";
+    NotInEnum = "not_in_enum", "add the value to the contract's enum, then etl reprocess";
     PatternMismatch = "pattern_mismatch", "the text does not match the contract's pattern";
     InvalidFormat = "invalid_format", "the text is not of the contract's format";
     LengthLimit = "length_limit", "the value is longer or shorter than the contract allows";

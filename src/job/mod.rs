@@ -25,6 +25,10 @@ pub enum LoadJobError {
     Read { path: PathBuf, source: std::io::Error },
     #[error(transparent)]
     Mistake(Box<Mistake>),
+    #[error("{} is the job of entity `{found}`, by its name it is that of `{entity}`: rename one of them", path.display())]
+    OtherEntity { path: PathBuf, entity: String, found: String },
+    #[error("there is no job in {}: --jobs names the folder of the job files", path.display())]
+    None { path: PathBuf },
     #[error("job `{entity}` knows no country `{country}` (known: {})", known.join(", "))]
     UnknownCountry { entity: String, country: String, known: Vec<String> },
 }
@@ -218,10 +222,15 @@ impl Job {
         let plain = entity.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-');
         match std::fs::read_to_string(&path) {
             Ok(text) if plain => {
-                Self::from_text(&path.display().to_string(), text).map_err(|mistake| LoadJobError::Mistake(Box::new(mistake)))
+                let job = Self::from_text(&path.display().to_string(), text).map_err(|mistake| LoadJobError::Mistake(Box::new(mistake)))?;
+                if job.entity == entity {
+                    Ok(job)
+                } else {
+                    Err(LoadJobError::OtherEntity { path, entity: entity.to_owned(), found: job.entity })
+                }
             }
             Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(LoadJobError::Read { path, source }),
-            _ => Err(LoadJobError::UnknownEntity { entity: entity.to_owned(), known: known_entities(dir), path }),
+            _ => Err(LoadJobError::UnknownEntity { entity: entity.to_owned(), known: known_entities(dir).unwrap_or_default(), path }),
         }
     }
 
@@ -322,9 +331,9 @@ impl Job {
     }
 }
 
-/// Entities that have a job file, sorted.
-pub fn known_entities(dir: &Path) -> Vec<String> {
-    let Ok(entries) = std::fs::read_dir(dir) else { return Vec::new() };
+/// Entities that have a job file, sorted; there is one at least.
+pub fn known_entities(dir: &Path) -> Result<Vec<String>, LoadJobError> {
+    let entries = std::fs::read_dir(dir).map_err(|source| LoadJobError::Read { path: dir.to_owned(), source })?;
     let mut names: Vec<String> = entries
         .filter_map(Result::ok)
         .map(|entry| entry.path())
@@ -332,7 +341,27 @@ pub fn known_entities(dir: &Path) -> Vec<String> {
         .filter_map(|path| Some(path.file_stem()?.to_str()?.to_owned()))
         .collect();
     names.sort();
-    names
+    if names.is_empty() { Err(LoadJobError::None { path: dir.to_owned() }) } else { Ok(names) }
+}
+
+/// Entities as a person names them: `all` is every one that has a job. Each once, in order.
+pub fn entities_named(dir: &Path, names: &[String]) -> Result<Vec<String>, LoadJobError> {
+    let mut entities: Vec<String> = Vec::new();
+    for name in trimmed(names) {
+        let named = if name == "all" { known_entities(dir)? } else { vec![name.to_owned()] };
+        for entity in named {
+            if !entities.contains(&entity) {
+                entities.push(entity);
+            }
+        }
+    }
+    Ok(entities)
+}
+
+/// The names of a list that may have spaces, and a comma too many.
+pub fn trimmed(names: &[String]) -> impl Iterator<Item = &str> {
+    let is_list = names.iter().any(|name| !name.trim().is_empty());
+    names.iter().map(|name| name.trim()).filter(move |name| !is_list || !name.is_empty())
 }
 
 /// `16 MiB`, `64KiB`, `1 GB`, `512`: bytes.

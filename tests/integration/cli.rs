@@ -96,6 +96,87 @@ fn wrong_names_and_addresses_exit_with_2() {
 }
 
 #[test]
+fn whatever_is_wrong_with_the_arguments_the_report_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("report.json");
+    let silver = folder.path().join("silver");
+    let failed = |args: &[&str], said: &str| {
+        let output =
+            etl(&[&["run", "--output", "json", "--silver", silver.to_str().unwrap(), "--report", file.to_str().unwrap()], args].concat());
+        let output = { output }.output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{args:?}");
+        let written: serde_json::Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+        assert_eq!(written, serde_json::from_slice::<serde_json::Value>(&output.stdout).unwrap(), "{args:?}");
+        let error = written["error"].as_str().or(written["jobs"][0]["error"].as_str()).unwrap();
+        assert!(error.contains(said) && !written["run_id"].as_str().unwrap().is_empty(), "{args:?}: {written}");
+        std::fs::remove_file(&file).unwrap();
+    };
+    failed(&[], "--entity <E> --country <C>");
+    failed(&["--entity", "FaultData", "--country", "de", "--frm", "2025-01-01"], "--frm");
+    failed(&["--entity", "FaultData", "--country", "de", "--from", "2025-02-01", "--to", "2025-01-31"], "2025-02-01 is later");
+    failed(&["--entity", "all", "--country", "all", "--jobs", folder.path().join("nowhere").to_str().unwrap()], "nowhere");
+    failed(&["--entity", "all", "--country", "all", "--jobs", folder.path().to_str().unwrap()], "no job");
+    std::fs::write(folder.path().join("FaultData.yaml"), "entity: Trip\nkey: [id]\n").unwrap();
+    failed(
+        &["--entity", "FaultData", "--country", "de", "--jobs", folder.path().to_str().unwrap()],
+        "by its name it is that of `FaultData`",
+    );
+
+    // A log of JSON has nothing else in it.
+    let output =
+        etl(&["run", "--entity", "Nope", "--country", "de", "--log", "json", "--silver", silver.to_str().unwrap()]).output().unwrap();
+    let log = String::from_utf8(output.stderr).unwrap();
+    assert!(log.lines().all(|line| serde_json::from_str::<serde_json::Value>(line).is_ok()) && log.contains("Nope"), "{log}");
+}
+
+#[test]
+fn flags_come_from_the_environment_and_empty_variables_say_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = etl(&["run", "--output", "json", "--silver", folder.path().to_str().unwrap()]);
+    command.env("ETL_ENTITY", "FaultData, Trip,").env("ETL_COUNTRY", " de").env("ETL_FROM", "").env("ETL_MEMORY", "");
+    let ran = crate::support::ran(&command.output().unwrap());
+    let report = &ran.report;
+    let entities: Vec<&str> = report["jobs"].as_array().unwrap().iter().map(|job| job["entity"].as_str().unwrap()).collect();
+    assert_eq!((entities, ran.code), (vec!["FaultData", "Trip"], 0), "{report}");
+    let vacuum = |execute: &str| {
+        let mut command = etl(&["vacuum", "--silver", folder.path().to_str().unwrap()]);
+        command.env("ETL_ENTITY", "all").env("ETL_EXECUTE", execute);
+        let output = command.output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
+    };
+    assert_eq!(vacuum("true").0, Some(0));
+    // Every flag of every verb has its variable.
+    for verb in [
+        &["run"][..],
+        &["plan"],
+        &["status"],
+        &["lateness"],
+        &["quarantine", "list"],
+        &["quarantine", "show"],
+        &["reprocess"],
+        &["ledger", "show"],
+        &["ledger", "forget"],
+        &["schema", "check"],
+        &["schema", "migrate"],
+        &["compact"],
+        &["vacuum"],
+        &["register"],
+        &["deploy", "ecs"],
+        &["deploy", "databricks"],
+        &["doctor"],
+    ] {
+        let help = String::from_utf8(etl(&[verb, &["--help"]].concat()).output().unwrap().stdout).unwrap();
+        let flags: Vec<&str> = help.lines().filter_map(|line| line.strip_prefix("      --")?.split_whitespace().next()).collect();
+        let told = help.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(!flags.is_empty(), "{verb:?}: {help}");
+        for flag in flags {
+            let variable = format!("ETL_{}", flag.replace('-', "_").to_uppercase());
+            assert!(told.contains(&format!("[env: {variable}=")), "{verb:?} {flag}: {told}");
+        }
+    }
+}
+
+#[test]
 fn an_empty_prefix_is_nothing_to_do() {
     let folder = tempfile::tempdir().unwrap();
     let bronze = folder.path().join("bronze");

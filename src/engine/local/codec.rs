@@ -218,6 +218,11 @@ fn members(mut whole: BoxRead, stored: u64, budget: &Budget, archive_limit: u64)
         Err(error) => return Ok(vec![Decoded::broken(None, error.to_string())]),
     };
     let mut found = Vec::with_capacity(archive.len());
+    let entries = directory_entries(&bytes, archive.central_directory_start());
+    if entries > archive.len() {
+        let message = format!("the archive has {entries} members under {} names: of those of one name only one can be read", archive.len());
+        found.push(Decoded::broken(None, message));
+    }
     for index in 0..archive.len() {
         let name = match archive.name_for_index(index) {
             Some(Ok(name)) => name.into_owned(),
@@ -232,6 +237,21 @@ fn members(mut whole: BoxRead, stored: u64, budget: &Budget, archive_limit: u64)
         });
     }
     Ok(found)
+}
+
+/// Entries of an archive's directory, from where it begins: whoever reads it by names sees only one of each.
+fn directory_entries(bytes: &[u8], start: u64) -> usize {
+    /// Bytes before an entry's name; the lengths of name, extra field and comment are the last but others of them.
+    const HEAD: usize = 46;
+    let mut rest = usize::try_from(start).ok().and_then(|start| bytes.get(start..)).unwrap_or_default();
+    let mut entries = 0;
+    while rest.starts_with(b"PK\x01\x02") && rest.len() >= HEAD {
+        let length = |at: usize| usize::from(u16::from_le_bytes([rest[at], rest[at + 1]]));
+        let end = HEAD + length(28) + length(30) + length(32);
+        rest = rest.get(end..).unwrap_or_default();
+        entries += 1;
+    }
+    entries
 }
 
 /// A member's decoded bytes, as they are asked for.
@@ -425,5 +445,33 @@ mod tests {
         let line = b"{\"a\":1}\n".to_vec();
         let whole = |name: &str| (name.to_owned(), line.clone(), true);
         assert_eq!(found, [whole("a.json"), ("b.json".to_owned(), vec![], false), whole("c.json")]);
+    }
+
+    #[test]
+    fn of_members_of_one_name_it_is_said_that_they_are_not_read() {
+        let archive = |names: [&str; 3]| {
+            let mut writer = zip::ZipWriter::new(Cursor::new(Vec::new()));
+            for name in names {
+                writer.start_file(name, zip::write::SimpleFileOptions::default()).unwrap();
+                writer.write_all(b"{\"a\":1}\n").unwrap();
+            }
+            writer.finish().unwrap().into_inner()
+        };
+        let streams = |bytes: Vec<u8>| {
+            let stored = bytes.len() as u64;
+            open(Box::new(Cursor::new(bytes)), stored, 1000, 1 << 20).unwrap()
+        };
+        let mut twice = archive(["a", "b", "c"]);
+        assert_eq!(streams(twice.clone()).len(), 3);
+        // No writer makes such an archive: both of b's names become c.
+        for at in memchr::memmem::find_iter(&twice.clone(), b"b").collect::<Vec<_>>() {
+            twice[at] = b'c';
+        }
+        let mut streams = streams(twice);
+        assert_eq!(streams.len(), 3);
+        match streams.remove(0).read_into(&mut Vec::new(), 10) {
+            Err(Stop::Corrupt(message)) => assert!(message.contains("3 members under 2 names"), "{message}"),
+            other => panic!("{other:?}"),
+        }
     }
 }

@@ -17,7 +17,7 @@ use super::enrich::{self, Dates, Derivation, EnrichError, Enriched, Part, Proper
 use super::frame::Frames;
 use super::reconcile::{Parts, agree, reconcile};
 use super::straight::Form;
-use super::validate::{checker, validate};
+use super::validate::{checker, digits, validate};
 use crate::contract::check::storable;
 use crate::contract::{ABSENT, Property, Source, Version};
 use crate::domain::json::{Found, Kind, Names, TAKEN, Tape, Value, push_key};
@@ -382,7 +382,7 @@ impl<'c> Rows<'c> {
         match stated.map(|value| (value.kind(), value)) {
             None | Some((Kind::Null, _)) => Some(stream.default_version),
             Some((Kind::Int(number), _)) => u32::try_from(number).ok(),
-            Some((Kind::String, text)) => text.as_str().parse().ok(),
+            Some((Kind::String, text)) => digits(text.as_str()),
             Some(_) => None,
         }
     }

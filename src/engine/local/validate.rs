@@ -30,13 +30,18 @@ fn refused(refusal: Refusal, version: Option<u32>) -> Verdict {
     Verdict { code: refusal.code, path: refusal.path(), message: refusal.message, version }
 }
 
+/// A version as a text: digits and nothing else.
+pub fn digits(text: &str) -> Option<u32> {
+    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
+}
+
 fn version_of<'c>(record: Value<'_>, contract: &'c Contract, default: u32) -> Result<&'c Version, Refusal> {
     let field = contract.version_field.as_deref().and_then(|name| Some((name, record.get(name)?)));
     let stated = field.filter(|(_, value)| value.kind() != Kind::Null);
     let number = match stated {
         None => Some(default),
         Some((_, value)) => match value.kind() {
-            Kind::String => value.as_str().parse().ok(),
+            Kind::String => digits(value.as_str()),
             _ => crate::contract::check::as_long(value).and_then(|number| u32::try_from(number).ok()),
         },
     };

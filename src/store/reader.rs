@@ -5,6 +5,7 @@
 
 use std::fs::File;
 use std::io::Read;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -153,7 +154,8 @@ pub async fn fetch(store: Arc<dyn ObjectStore>, location: Path, size: u64, versi
     }
     let part = move |number: u64| {
         let (store, location, version) = (store.clone(), location.clone(), version.clone());
-        async move { get(&store, &location, &version, Some(number * PART..((number + 1) * PART).min(size))).await?.bytes().await }
+        let range = number * PART..((number + 1) * PART).min(size);
+        async move { whole(&store, &location, &version, range).await }
     };
     let first = part(0).await?;
     let rest = futures::stream::iter(1..size.div_ceil(PART)).map(part).buffered(PARTS_AHEAD - 1);
@@ -164,6 +166,21 @@ pub async fn fetch(store: Arc<dyn ObjectStore>, location: Path, size: u64, versi
 /// objects before this one may come later than that.
 const RESUMES: u32 = 5;
 const PAUSE: Duration = Duration::from_millis(200);
+
+/// A part of an object. Nobody may have asked for it for so long that its connection is gone: then it is asked for again.
+async fn whole(store: &Arc<dyn ObjectStore>, location: &Path, version: &str, range: Range<u64>) -> object_store::Result<Bytes> {
+    let mut resumes = 0;
+    loop {
+        match get(store, location, version, Some(range.clone())).await?.bytes().await {
+            Err(error) if resumes < RESUMES => {
+                tracing::debug!(path = %location, at = range.start, error = super::fault::shown(&error), "a download broke off");
+                tokio::time::sleep(PAUSE * (1 << resumes)).await;
+                resumes += 1;
+            }
+            ended => return ended,
+        }
+    }
+}
 
 struct Resume {
     store: Arc<dyn ObjectStore>,

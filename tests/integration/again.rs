@@ -105,6 +105,26 @@ fn a_looser_contract_lets_refused_records_in_and_a_stricter_one_takes_rows_out()
     }
 }
 
+/// What a batch makes of a row is what its copies in the same batch are compared with.
+#[test]
+fn a_copy_that_is_read_again_with_its_row_is_its_duplicate() {
+    let folder = tempfile::tempdir().unwrap();
+    let world = world(folder.path(), "append", STRICT);
+    runtime().block_on(async {
+        for day in 1..=3 {
+            world.put(&format!("year=2024/month=03/day=0{day}/o"), "{\"id\":\"c\",\"value\":3,\"more\":\"m\"}").await;
+        }
+        let report = world.run().await.jobs.remove(0);
+        assert_eq!((report.records.inserted, report.records.duplicate), (1, 2), "{report:?}");
+        contract(folder.path(), LOOSE);
+        let all: BTreeSet<String> = world.ledger().await.objects().map(|object| object.key).collect();
+        let report = reprocess(&world.settings(), &request(), &all, &Silent).await.unwrap();
+        assert_eq!((report.records.updated, report.records.duplicate, report.records.quarantined), (1, 2, 0), "{report:?}");
+        let more = world.table().query(|frame| frame.select_columns(&["id", "more"])).await.unwrap();
+        assert_eq!(texts(&more, &[]), ["c|m"]);
+    });
+}
+
 #[test]
 fn forgetting_lets_the_next_run_read_again_and_doubles_nothing() {
     let folder = tempfile::tempdir().unwrap();

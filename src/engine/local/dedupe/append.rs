@@ -141,7 +141,11 @@ impl Append {
         match there {
             Some(held) if is_row(held) && held.is_whole(content) => return Fate::Duplicate,
             Some(held) if is_row(held) => {}
-            Some(held) => return if held.equals(row) { Fate::Duplicate } else { Fate::Conflict },
+            // What this batch has made of that row is what counts.
+            Some(held) => {
+                let same = self.seen.get(&key).map_or_else(|| held.equals(row), |made| *made == content);
+                return if same { Fate::Duplicate } else { Fate::Conflict };
+            }
             None => {}
         }
         match self.seen.entry(key) {

@@ -344,7 +344,8 @@ pub async fn stage_list(table: &Table, name: &str, rows: &[RecordBatch]) -> Resu
         writer.write(batch).map_err(parquet)?;
     }
     let bytes = writer.into_inner().map_err(parquet)?;
-    let path = format!("{}/{name}.parquet", table.name);
+    // A path is used once: what still happens to an earlier list of the batch, a delete without an answer say, must not happen to this one.
+    let path = format!("{}/{name}-{}.parquet", table.name, uuid::Uuid::new_v4());
     table.staging().put(&path, bytes.into()).await?;
     Ok(Some(path))
 }

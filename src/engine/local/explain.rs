@@ -314,7 +314,10 @@ fn frame_beside(
                     Some(_) => return Ok(None),
                 }
             }
-            beside.frames.push(Frames { bytes, base, records: left, refused });
+            // Nothing else of the object stays in memory.
+            if !left.is_empty() || !refused.is_empty() {
+                beside.frames.push(Frames { bytes, base, records: left, refused });
+            }
         }
     }
     Ok(Some(beside))

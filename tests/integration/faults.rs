@@ -183,6 +183,27 @@ fn a_table_a_ledger_or_a_file_that_is_gone_is_told() {
     }
 }
 
+/// Rows of a backfill come in any order of their days.
+#[test]
+fn days_in_any_order_become_a_file_each() {
+    let folder = tempfile::tempdir().unwrap();
+    let (bronze, silver) = (folder.path().join("bronze"), folder.path().join("silver"));
+    let line = |n: usize| {
+        let (month, day) = (1 + n * 7 % 4, 1 + n * 11 % 13);
+        format!(
+            "{{\"controller\":{{\"id\":\"c\"}},\"count\":1,\"dateTime\":\"2024-{month:02}-{day:02}T15:25:14.193Z\",\"device\":{{\"id\":\"b1\"}},\"diagnostic\":{{\"id\":\"d\"}},\"failureMode\":{{\"id\":\"f\"}},\"faultState\":\"Cleared\",\"id\":\"b{n}\"}}\n"
+        )
+    };
+    let objects = bronze.join("database=fleetdb_de/entity=FaultData/year=2024");
+    std::fs::create_dir_all(&objects).unwrap();
+    std::fs::write(objects.join("backfill.json"), (0..6000).map(line).collect::<String>()).unwrap();
+    let jobs = jobs_with(folder.path(), "limits: {spool: 64 KiB, open_partitions: 5}");
+    let args = ["--entity", "FaultData", "--country", "de", "--jobs", jobs.to_str().unwrap()];
+    let ran = run(&bronze, &silver, &args);
+    let commit = &ran.report["jobs"][0]["commits"][0];
+    assert_eq!((commit["rows"].as_u64(), commit["files"].as_u64()), (Some(6000), Some(4 * 13)), "{}", ran.report);
+}
+
 #[test]
 fn a_changed_object_is_handled_as_the_job_says() {
     for (setting, code, outcome, inserted, duplicate) in

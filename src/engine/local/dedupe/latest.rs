@@ -11,6 +11,7 @@ use super::super::spool::{Aside, Spool};
 use super::super::write::{Tables, Writer};
 use super::super::{Engine, StageError};
 use super::Unique;
+use super::days::{Days, is_within};
 use crate::domain::Records;
 use crate::domain::time::MICROS_PER_DAY;
 use crate::plan::{BatchPlan, ORDER, SilverColumns, marks_schema, order};
@@ -29,6 +30,7 @@ pub struct Latest {
     keys: BatchKeys,
     /// One chunk of few rows would come apart into parts of next to none for each partition.
     aside: Aside,
+    days: Days,
     /// What orders of records have in common, by the numbers that rows in the spool bear in their last column.
     tails: Arc<Vec<String>>,
     /// A chunk's rows that are written at once.
@@ -52,6 +54,7 @@ impl Latest {
             threads: engine.threads,
             keys: BatchKeys::default(),
             aside,
+            days: Days::new(&plan.of.columns),
             tails: Arc::default(),
             nothing: None,
             stored: (0, plan.objects.iter().map(|object| object.size).sum()),
@@ -81,6 +84,7 @@ impl Latest {
         }
         if rows.num_rows() > 0 {
             self.keys.within(ranges);
+            self.days.see(&rows);
             let rows = numbered(&rows, numbers).map_err(|source| self.failed(source))?;
             self.aside.push(rows).await?;
         }
@@ -168,27 +172,34 @@ impl Latest {
             Arc::new(move |rows| with_orders(rows, &tails, &columns))
         };
         let mut replaced = present.vanished.clone();
-        let mut first = 0;
-        for rows in self.aside.filled().await?.read()? {
-            let rows = rows?;
-            let mut sorted = Sorted::default();
-            for at in 0..rows.num_rows() as u32 {
-                if let Some((key, fate)) = self.keys.fate(first + at) {
-                    sorted.sort(at, key, fate, present);
+        for (reading, span) in self.days.spans(self.plan.of.job.limits.open_partitions).into_iter().enumerate() {
+            let mut first = 0;
+            for rows in self.aside.filled().await?.read()? {
+                let rows = rows?;
+                let (mut sorted, days) = (Sorted::default(), self.days.of(&rows));
+                for at in 0..rows.num_rows() as u32 {
+                    if let Some((key, fate)) = self.keys.fate(first + at) {
+                        sorted.sort(at, key, fate, present);
+                    }
                 }
-            }
-            first += rows.num_rows() as u32;
-            if !sorted.write.is_empty() {
-                writer.silver(&rows, sorted.write, &complete).await?;
-            }
-            if !sorted.marks.is_empty() && self.tables.marks.is_some() {
-                writer.marks(&marks(&rows, &sorted.marks, &self.tails, &self.plan).map_err(arrow)?).await?;
-            }
-            if !sorted.replaced.is_empty() {
-                let at: Vec<u32> = sorted.replaced.iter().map(|(at, _, _)| *at).collect();
-                let keys = keys_at(&rows, columns, &at).map_err(arrow)?;
-                let place = |n: usize| (sorted.replaced[n].1, sorted.replaced[n].2);
-                replaced.push(replaced_rows(&keys, place).map_err(arrow)?);
+                first += rows.num_rows() as u32;
+                sorted.write.retain(|at| is_within(&span, days, *at as usize));
+                if !sorted.write.is_empty() {
+                    writer.silver(&rows, sorted.write, &complete).await?;
+                }
+                // Of every day, once.
+                if reading > 0 {
+                    continue;
+                }
+                if !sorted.marks.is_empty() && self.tables.marks.is_some() {
+                    writer.marks(&marks(&rows, &sorted.marks, &self.tails, &self.plan).map_err(arrow)?).await?;
+                }
+                if !sorted.replaced.is_empty() {
+                    let at: Vec<u32> = sorted.replaced.iter().map(|(at, _, _)| *at).collect();
+                    let keys = keys_at(&rows, columns, &at).map_err(arrow)?;
+                    let place = |n: usize| (sorted.replaced[n].1, sorted.replaced[n].2);
+                    replaced.push(replaced_rows(&keys, place).map_err(arrow)?);
+                }
             }
         }
         Ok(replaced)

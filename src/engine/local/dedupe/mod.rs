@@ -5,6 +5,7 @@
 //! latest record is compared with what the table has, and then the rows are written that change something.
 
 mod append;
+mod days;
 mod latest;
 
 use std::collections::HashSet;

@@ -78,17 +78,34 @@ pub fn compare(prefix: &str, tail: &str, offset: u64, other: &str) -> Ordering {
 }
 
 /// The `order_by` values of each row, every one ended by the separator; empty texts where there are none.
-pub fn prefixes(columns: &[ArrayRef], rows: usize) -> Vec<String> {
-    let mut prefixes = vec![String::new(); rows];
-    for column in columns {
-        for (row, prefix) in prefixes.iter_mut().enumerate() {
-            if column.is_valid(row) {
-                write_value(column, row, prefix);
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Prefixes {
+    /// One behind the other.
+    text: String,
+    /// Where each row's end; none where records are ordered by nothing.
+    ends: Vec<usize>,
+}
+
+impl Prefixes {
+    pub fn of(columns: &[ArrayRef], rows: usize) -> Self {
+        let mut prefixes = Self::default();
+        for row in (0..rows).filter(|_| !columns.is_empty()) {
+            for column in columns {
+                if column.is_valid(row) {
+                    write_value(column, row, &mut prefixes.text);
+                }
+                prefixes.text.push(SEPARATOR);
             }
-            prefix.push(SEPARATOR);
+            prefixes.ends.push(prefixes.text.len());
         }
+        prefixes
     }
-    prefixes
+
+    pub fn get(&self, row: usize) -> &str {
+        let Some(end) = self.ends.get(row) else { return "" };
+        let start = row.checked_sub(1).map_or(0, |before| self.ends[before]);
+        &self.text[start..*end]
+    }
 }
 
 fn write_value(column: &ArrayRef, row: usize, out: &mut String) {
@@ -117,14 +134,14 @@ pub fn date_text(days: i32) -> String {
 }
 
 /// Orders as a column, of records with these tails.
-pub fn orders<'t>(prefixes: &[String], tails: impl Iterator<Item = &'t str>, offsets: impl Iterator<Item = u64>) -> StringArray {
+pub fn orders<'t>(prefixes: &Prefixes, tails: impl Iterator<Item = &'t str>, offsets: impl ExactSizeIterator<Item = u64>) -> StringArray {
     let mut tails = tails.peekable();
     // Tails of neighbours are about as long.
     let each = tails.peek().map_or(0, |tail| tail.len()) + SEPARATOR.len_utf8() + OFFSET_DIGITS;
-    let mut texts = StringBuilder::with_capacity(prefixes.len(), prefixes.iter().map(|prefix| prefix.len() + each).sum());
-    for ((prefix, tail), offset) in prefixes.iter().zip(tails).zip(offsets) {
+    let mut texts = StringBuilder::with_capacity(offsets.len(), prefixes.text.len() + offsets.len() * each);
+    for (row, (tail, offset)) in tails.zip(offsets).enumerate() {
         let place = place(offset);
-        for part in [prefix, tail, std::str::from_utf8(&place).unwrap_or_default()] {
+        for part in [prefixes.get(row), tail, std::str::from_utf8(&place).unwrap_or_default()] {
             // Writing to a builder cannot fail.
             let _ = texts.write_str(part);
         }
@@ -149,15 +166,28 @@ fn place(mut offset: u64) -> [u8; OFFSET_DIGITS + 1] {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::Date32Array;
+
     use super::*;
 
     #[test]
     fn a_column_of_orders_is_what_each_of_them_is() {
         let offsets = [0, 7, 10, 1_234_567_890, u64::MAX];
-        let prefixes: Vec<String> = ["", "2024\u{1f}", "é\u{1f}", "", "x\u{1f}"].map(str::to_owned).to_vec();
-        let column = orders(&prefixes, std::iter::repeat("1\u{1f}file"), offsets.into_iter());
-        for (row, (prefix, offset)) in prefixes.iter().zip(offsets).enumerate() {
-            assert_eq!(column.value(row), order_text(prefix, "1\u{1f}file", offset));
+        let values: Vec<ArrayRef> = vec![
+            Arc::new(StringArray::from(vec![Some(""), Some("2024"), Some("é"), None, Some("x")])),
+            Arc::new(Date32Array::from(vec![Some(0), None, Some(-1), Some(19_723), Some(1)])),
+        ];
+        let texts =
+            ["\u{1f}1970-01-01\u{1f}", "2024\u{1f}\u{1f}", "é\u{1f}1969-12-31\u{1f}", "\u{1f}2024-01-01\u{1f}", "x\u{1f}1970-01-02\u{1f}"];
+        for (columns, expected) in [(&values[..], texts), (&[], [""; 5])] {
+            let prefixes = Prefixes::of(columns, offsets.len());
+            let column = orders(&prefixes, std::iter::repeat("1\u{1f}file"), offsets.into_iter());
+            for (row, (prefix, offset)) in expected.iter().zip(offsets).enumerate() {
+                assert_eq!(prefixes.get(row), *prefix);
+                assert_eq!(column.value(row), order_text(prefix, "1\u{1f}file", offset));
+            }
         }
     }
 

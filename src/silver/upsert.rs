@@ -56,8 +56,8 @@ struct Latest {
     fate: Fate,
 }
 
-/// A record as told apart: its key's hash; its `order_by` values and its offset; whether it deletes.
-pub type Arrival = (u128, ((String, u64), bool));
+/// A record as told apart: its `order_by` values and its offset; whether it deletes.
+pub type Arrival<'a> = ((&'a str, u64), bool);
 
 /// The keys of a batch and the latest record of each.
 #[derive(Debug, Default)]
@@ -75,44 +75,54 @@ pub struct BatchKeys {
     expected: usize,
 }
 
+/// Keys that are looked for at the same time.
+const AT_ONCE: usize = 64;
 /// Keys that a guess may make room for, in times of those that are there.
 const GUESSED: usize = 7;
 
 impl BatchKeys {
-    /// Records of one stream; `tail` is their order but for their own parts.
-    pub fn add(&mut self, tail: &str, arrivals: impl ExactSizeIterator<Item = Arrival>) {
+    /// Records of one stream, by their keys; `tail` is their order but for their own parts.
+    pub fn add<'a>(&mut self, tail: &str, keys: &[u128], mut arrivals: impl Iterator<Item = Arrival<'a>>) {
         if self.tails.last().is_none_or(|last| **last != *tail) {
             self.tails.push(tail.into());
         }
-        let file = self.tails.len() as u32 - 1;
-        self.key_of_row.reserve(arrivals.len());
-        self.make_room(arrivals.len());
-        for (key, ((prefix, offset), deletes)) in arrivals {
-            let row = self.key_of_row.len() as u32;
-            let record = Latest { offset, row, file, deletes, fate: Fate::Insert };
-            let next = self.latest.len();
-            let key = match self.latest.entry(key) {
-                Entry::Vacant(free) => {
-                    free.insert(record);
-                    if !prefix.is_empty() {
-                        self.prefixes.push(prefix.into());
-                    }
-                    next
-                }
-                Entry::Occupied(mut taken) => {
-                    let key = taken.index();
-                    let held = self.prefixes.get(key).map_or("", |held| held);
-                    if order(&self.tails, (&prefix, &record), (held, taken.get())).is_gt() {
-                        taken.insert(record);
-                        if let Some(held) = self.prefixes.get_mut(key) {
-                            *held = prefix.into();
-                        }
-                    }
-                    key
-                }
-            };
-            self.key_of_row.push(key as u32);
+        self.key_of_row.reserve(keys.len());
+        self.make_room(keys.len());
+        for keys in keys.chunks(AT_ONCE) {
+            // What they are compared with comes from memory for all of them at the same time, not for one after the other.
+            let known = keys.iter().filter(|key| self.latest.contains_key(*key)).count();
+            std::hint::black_box(known);
+            for (key, arrival) in keys.iter().zip(arrivals.by_ref()) {
+                self.arrive(*key, arrival);
+            }
         }
+    }
+
+    fn arrive(&mut self, key: u128, ((prefix, offset), deletes): Arrival<'_>) {
+        let (row, file) = (self.key_of_row.len() as u32, self.tails.len() as u32 - 1);
+        let record = Latest { offset, row, file, deletes, fate: Fate::Insert };
+        let next = self.latest.len();
+        let key = match self.latest.entry(key) {
+            Entry::Vacant(free) => {
+                free.insert(record);
+                if !prefix.is_empty() {
+                    self.prefixes.push(prefix.into());
+                }
+                next
+            }
+            Entry::Occupied(mut taken) => {
+                let key = taken.index();
+                let held = self.prefixes.get(key).map_or("", |held| held);
+                if order(&self.tails, (prefix, &record), (held, taken.get())).is_gt() {
+                    taken.insert(record);
+                    if let Some(held) = self.prefixes.get_mut(key) {
+                        *held = prefix.into();
+                    }
+                }
+                key
+            }
+        };
+        self.key_of_row.push(key as u32);
     }
 
     /// Keys that were added lie within these ranges.

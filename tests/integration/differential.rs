@@ -81,7 +81,9 @@ fn compare_shared(records: &[Vec<u8>], key: &str, layout: Layout, plan: &BatchPl
         })
         .collect();
     let shared = shared.finish().unwrap();
-    let lists = |of: &Enriched| of.versions.iter().zip(&of.deletes).zip(&of.prefixes).map(|row| format!("{row:?}")).collect();
+    let lists = |of: &Enriched| {
+        of.versions.iter().zip(&of.deletes).zip((0..).map(|row| of.prefixes.get(row))).map(|row| format!("{row:?}")).collect()
+    };
     let hashes = |of: &Enriched| of.hashes.keys.iter().zip(&of.hashes.contents).map(|row| format!("{row:?}")).collect();
     let places = |of: &Enriched| {
         let place = |(part, place): (&Part, Place)| format!("{} {} {:?}", part.origin.file, part.offset(place), part.raw(place));

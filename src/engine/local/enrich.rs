@@ -38,7 +38,7 @@ pub struct Enriched {
     pub hashes: RowHashes,
     pub ranges: KeyRanges,
     /// `order_by` values of each row; empty where records are not ordered by any.
-    pub prefixes: Vec<String>,
+    pub prefixes: order::Prefixes,
     /// Which rows delete the row of their key.
     pub deletes: Vec<bool>,
     /// Where each row's record lies in the bytes of its part, should it still be refused.
@@ -188,7 +188,7 @@ pub fn enrich(chunk: Properties, plan: &BatchPlan) -> Result<Enriched, EnrichErr
         });
     }
     let order_by: Vec<ArrayRef> = columns.order_by.iter().map(|at| arrays[*at].clone()).collect();
-    let prefixes = order::prefixes(&order_by, rows);
+    let prefixes = order::Prefixes::of(&order_by, rows);
     let batch = RecordBatch::try_new(columns.decoded.clone(), arrays).map_err(failed)?;
     // Where the latest record counts, contents are asked for only under keys that the table has.
     let all = plan.of.job.mode == Mode::Append;

@@ -172,7 +172,7 @@ impl<'p> Explainer<'p> {
             let tail = order::tail(&part.origin.object, &part.origin.file);
             std::iter::repeat_n(tail, part.rows.len())
         });
-        let orders = chunk.prefixes.iter().zip(tails).zip(&nth);
+        let orders = (0..).map(|row| chunk.prefixes.get(row)).zip(tails).zip(&nth);
         let orders: Vec<String> = orders.map(|((prefix, tail), nth)| format!("{prefix}{tail}{}{nth}", order::SEPARATOR)).collect();
         let keep = self.plan.of.job.mode == Mode::Append;
         let text = |(part, place): (&Part, _)| keep.then(|| String::from_utf8_lossy(&part.raw(place)).into_owned());

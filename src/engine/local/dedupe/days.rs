@@ -4,11 +4,11 @@
 //! end them all, and a thousand rows of a day would be a dozen files. Rows that are put aside can be read as often as it takes: each
 //! time those of as many days are written as may be open.
 
-use std::collections::HashSet;
 use std::ops::RangeInclusive;
 
 use arrow::array::{Array, AsArray, Date32Array, RecordBatch};
 use arrow::datatypes::{DataType, Date32Type};
+use hashbrown::HashSet;
 
 use crate::plan::SilverColumns;
 
@@ -25,6 +25,8 @@ pub struct Days {
 
 /// Days that are written together; rows without a day belong to the first ones.
 pub type Span = RangeInclusive<i32>;
+
+pub const ALL_DAYS: Span = i32::MIN..=i32::MAX;
 
 impl Days {
     pub fn new(columns: &SilverColumns) -> Self {
@@ -52,7 +54,7 @@ impl Days {
         days.sort_unstable();
         let together = open.max(days.len().div_ceil(MOST_READINGS)).max(1);
         let firsts = days.chunks(together).skip(1).map(|days| days[0]);
-        let mut spans = vec![i32::MIN..=i32::MAX];
+        let mut spans = vec![ALL_DAYS];
         for first in firsts {
             if let Some(before) = spans.last_mut() {
                 *before = *before.start()..=first - 1;

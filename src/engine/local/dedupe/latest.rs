@@ -11,7 +11,7 @@ use super::super::spool::{Aside, Spool};
 use super::super::write::{Tables, Writer};
 use super::super::{Engine, StageError};
 use super::Unique;
-use super::days::{Days, is_within};
+use super::days::{ALL_DAYS, Days, is_within};
 use crate::domain::Records;
 use crate::domain::time::MICROS_PER_DAY;
 use crate::plan::{BatchPlan, ORDER, SilverColumns, marks_schema, order};
@@ -66,7 +66,6 @@ impl Latest {
         let nothing = self.nothing.get_or_insert_with(|| rows.slice(0, 0)).clone();
         let mut records = Records::default();
         let mut numbers = Vec::with_capacity(rows.num_rows());
-        let mut prefixes = prefixes.into_iter();
         for part in &parts {
             records.read += part.read;
             records.quarantined += part.rejects.len() as u64;
@@ -74,8 +73,8 @@ impl Latest {
                 let tail = order::tail(&part.origin.object, &part.origin.file);
                 let at = part.rows.clone();
                 let offsets = places[at.clone()].iter().map(|place| part.offset(*place));
-                let records = prefixes.by_ref().zip(offsets).zip(deletes[at.clone()].iter().copied());
-                self.keys.add(&tail, hashes.keys[at].iter().copied().zip(records));
+                let records = at.clone().map(|row| prefixes.get(row)).zip(offsets).zip(deletes[at.clone()].iter().copied());
+                self.keys.add(&tail, &hashes.keys[at], records);
                 if self.tails.last() != Some(&tail) {
                     Arc::make_mut(&mut self.tails).push(tail);
                 }
@@ -183,7 +182,9 @@ impl Latest {
                     }
                 }
                 first += rows.num_rows() as u32;
-                sorted.write.retain(|at| is_within(&span, days, *at as usize));
+                if span != ALL_DAYS {
+                    sorted.write.retain(|at| is_within(&span, days, *at as usize));
+                }
                 if !sorted.write.is_empty() {
                     writer.silver(&rows, sorted.write, &complete).await?;
                 }
@@ -250,11 +251,11 @@ fn orders(rows: &Selected, tails: &[String], columns: &SilverColumns) -> Result<
     let named = |at: &usize| rows.named(columns.schema.field(*at).name());
     let order_by: Vec<ArrayRef> = columns.order_by.iter().filter_map(named).collect::<Result<_, _>>()?;
     let offsets = rows.named(SOURCE[1]).transpose()?.map(|offsets| offsets.as_primitive::<Int64Type>().values().clone());
-    let offsets = offsets.iter().flatten().map(|offset| offset.cast_unsigned());
+    let offsets = offsets.as_deref().unwrap_or_default().iter().map(|offset| offset.cast_unsigned());
     let numbers = rows.last().transpose()?;
     let numbers = numbers.as_ref().and_then(|numbers| numbers.as_primitive_opt::<UInt32Type>());
     let tails = numbers.into_iter().flat_map(UInt32Array::values).map(|number| tails.get(*number as usize).map_or("", |tail| tail));
-    Ok(order::orders(&order::prefixes(&order_by, rows.num_rows()), tails, offsets))
+    Ok(order::orders(&order::Prefixes::of(&order_by, rows.num_rows()), tails, offsets))
 }
 
 fn vanished(present: &Present) -> u64 {

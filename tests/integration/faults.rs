@@ -187,21 +187,30 @@ fn a_table_a_ledger_or_a_file_that_is_gone_is_told() {
 #[test]
 fn days_in_any_order_become_a_file_each() {
     let folder = tempfile::tempdir().unwrap();
-    let (bronze, silver) = (folder.path().join("bronze"), folder.path().join("silver"));
-    let line = |n: usize| {
-        let (month, day) = (1 + n * 7 % 4, 1 + n * 11 % 13);
-        format!(
-            "{{\"controller\":{{\"id\":\"c\"}},\"count\":1,\"dateTime\":\"2024-{month:02}-{day:02}T15:25:14.193Z\",\"device\":{{\"id\":\"b1\"}},\"diagnostic\":{{\"id\":\"d\"}},\"failureMode\":{{\"id\":\"f\"}},\"faultState\":\"Cleared\",\"id\":\"b{n}\"}}\n"
-        )
-    };
-    let objects = bronze.join("database=fleetdb_de/entity=FaultData/year=2024");
-    std::fs::create_dir_all(&objects).unwrap();
-    std::fs::write(objects.join("backfill.json"), (0..6000).map(line).collect::<String>()).unwrap();
+    let bronze = folder.path().join("bronze");
     let jobs = jobs_with(folder.path(), "limits: {spool: 64 KiB, open_partitions: 5}");
-    let args = ["--entity", "FaultData", "--country", "de", "--jobs", jobs.to_str().unwrap()];
-    let ran = run(&bronze, &silver, &args);
-    let commit = &ran.report["jobs"][0]["commits"][0];
-    assert_eq!((commit["rows"].as_u64(), commit["files"].as_u64()), (Some(6000), Some(4 * 13)), "{}", ran.report);
+    let more = jobs_with(&folder.path().join("more"), "");
+    let silver = ["few", "many"].map(|name| folder.path().join(name));
+    let fault = "\"controller\":{\"id\":\"c\"},\"count\":1,\"diagnostic\":{\"id\":\"d\"},\"failureMode\":{\"id\":\"f\"},";
+    for (entity, fields) in [("FaultData", fault), ("LogRecord", "\"latitude\":50.5,\"longitude\":8.5,\"speed\":1,")] {
+        let line = |n: usize| {
+            let (month, day) = (1 + n * 7 % 4, 1 + n * 11 % 13);
+            format!("{{{fields}\"dateTime\":\"2024-{month:02}-{day:02}T15:25:14.193Z\",\"device\":{{\"id\":\"b1\"}},\"id\":\"b{n}\"}}\n")
+        };
+        let objects = bronze.join(format!("database=fleetdb_de/entity={entity}/year=2024"));
+        std::fs::create_dir_all(&objects).unwrap();
+        for part in 0..4 {
+            let lines: String = (part * 1500..(part + 1) * 1500).map(line).collect();
+            std::fs::write(objects.join(format!("backfill-{part}.json")), lines).unwrap();
+        }
+        for (silver, jobs) in silver.iter().zip([&jobs, &more]) {
+            let args = ["--entity", entity, "--country", "de", "--jobs", jobs.to_str().unwrap()];
+            let ran = run(&bronze, silver, &args);
+            let commit = &ran.report["jobs"][0]["commits"][0];
+            assert_eq!((commit["rows"].as_u64(), commit["files"].as_u64()), (Some(6000), Some(4 * 13)), "{}", ran.report);
+        }
+    }
+    assert_same(&[&silver[0], &silver[1]]);
 }
 
 #[test]

@@ -216,8 +216,8 @@ impl<'p> Writer<'p> {
     }
 
     /// The rows at these positions.
-    pub async fn silver(&mut self, rows: &RecordBatch, positions: Vec<u32>, complete: &Complete) -> Result<(), StageError> {
-        Ok(self.silver.write_some(rows, positions.into_iter(), Some(complete)).await?)
+    pub async fn silver(&mut self, rows: &RecordBatch, positions: Vec<u32>, complete: Option<&Complete>) -> Result<(), StageError> {
+        Ok(self.silver.write_some(rows, positions.into_iter(), complete).await?)
     }
 
     pub async fn marks(&mut self, rows: &RecordBatch) -> Result<(), StageError> {

@@ -17,6 +17,7 @@ use arrow::error::ArrowError;
 use super::super::decode::{Origin, found};
 use super::super::enrich::{Enriched, Part, Place};
 use super::Unique;
+use super::later::Later;
 use crate::domain::{Records, Reject, RejectCode};
 use crate::plan::SilverColumns;
 use crate::silver::HashedMap;
@@ -33,6 +34,7 @@ pub struct Append {
     ranges: Vec<KeyRanges>,
     /// Rows that records replace which were read once more.
     pub replaced: Vec<RecordBatch>,
+    pub later: Later,
     /// The table's keys are too many to be held: the batch's are only gathered, and `seen` has them.
     gathering: bool,
 }
@@ -50,8 +52,8 @@ enum Fate {
 }
 
 impl Append {
-    pub fn new(table: TableKeys, columns: Arc<SilverColumns>) -> Self {
-        Self { table, columns, seen: HashedMap::default(), ranges: Vec::new(), replaced: Vec::new(), gathering: false }
+    pub fn new(table: TableKeys, columns: Arc<SilverColumns>, later: Later) -> Self {
+        Self { table, columns, seen: HashedMap::default(), ranges: Vec::new(), replaced: Vec::new(), later, gathering: false }
     }
 
     /// `again`: for each part whose file was committed before the keys that were not met in that file before; rows of records that are
@@ -119,6 +121,7 @@ impl Append {
     pub async fn search(&mut self) -> Result<(), SilverError> {
         self.table.look_for(std::mem::take(&mut self.seen), &self.ranges).await?;
         (self.ranges, self.replaced, self.gathering) = (Vec::new(), Vec::new(), false);
+        self.later.begin_anew();
         Ok(())
     }
 

@@ -44,6 +44,11 @@ impl Days {
         }
     }
 
+    pub fn forget(&mut self) {
+        self.seen.clear();
+        self.last = None;
+    }
+
     pub fn of<'r>(&self, rows: &'r RecordBatch) -> Option<&'r Date32Array> {
         rows.column(self.column?).as_primitive_opt::<Date32Type>()
     }

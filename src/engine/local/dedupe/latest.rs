@@ -186,7 +186,7 @@ impl Latest {
                     sorted.write.retain(|at| is_within(&span, days, *at as usize));
                 }
                 if !sorted.write.is_empty() {
-                    writer.silver(&rows, sorted.write, &complete).await?;
+                    writer.silver(&rows, sorted.write, Some(&complete)).await?;
                 }
                 // Of every day, once.
                 if reading > 0 {

@@ -6,6 +6,7 @@
 
 mod append;
 mod days;
+mod later;
 mod latest;
 
 use std::collections::HashSet;
@@ -51,7 +52,7 @@ impl Dedupe {
             Mode::Append => {
                 let limit = plan.of.job.limits.table_keys;
                 let keys = TableKeys::open(&tables.silver, plan.of.columns.clone(), &plan.of.source.database, limit).await?;
-                Way::Append(Box::new(append::Append::new(keys, plan.of.columns.clone())))
+                Way::Append(Box::new(append::Append::new(keys, plan.of.columns.clone(), later::Later::new(engine, plan))))
             }
             Mode::Upsert(_) | Mode::Snapshot { .. } => Way::Latest(Box::new(latest::Latest::new(engine, plan, tables))),
         };
@@ -61,7 +62,10 @@ impl Dedupe {
     pub async fn dedupe(&mut self, chunk: Enriched) -> Result<Unique, StageError> {
         let first = self.first_met(&chunk);
         let unique = match &mut self.way {
-            Way::Append(append) => append.dedupe(chunk, first, &self.reread).await?,
+            Way::Append(append) => {
+                let unique = append.dedupe(chunk, first, &self.reread).await?;
+                Unique { rows: append.later.put_aside(unique.rows).await?, ..unique }
+            }
             Way::Latest(latest) => latest.put_aside(chunk).await?,
         };
         for account in unique.accounts.iter().filter(|account| is_again(&self.plan, &account.origin)) {
@@ -104,7 +108,10 @@ impl Dedupe {
     /// Writes what could not be written before all of the batch was read, and the list of rows that it takes out.
     pub async fn finish(&mut self, writer: &mut Writer<'_>) -> Result<(), StageError> {
         let (mut records, mut replaced) = match &mut self.way {
-            Way::Append(append) => (Records::default(), append.replaced.clone()),
+            Way::Append(append) => {
+                append.later.write(writer).await?;
+                (Records::default(), append.replaced.clone())
+            }
             Way::Latest(latest) => latest.finish(writer, self.reread.clone()).await?,
         };
         let silver = &writer.tables().silver;

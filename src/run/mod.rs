@@ -284,7 +284,11 @@ impl SourceRun<'_> {
 
     /// Finishes or gives back what earlier runs left.
     async fn recover(&mut self) -> Result<(), RunError> {
-        self.check_ledger().await?;
+        if self.ledger.last_intent().is_none() {
+            for table in self.tables.clone().all() {
+                self.check_ledger(table).await?;
+            }
+        }
         self.finish_known_intent().await?;
         let run_id = self.settings.run_id.clone();
         if self.plan.job.revisit.is_some() && self.ledger.has_expired().await? {
@@ -325,40 +329,40 @@ impl SourceRun<'_> {
     }
 
     /// Whether the snapshots at hand have all of an intent; what they lack newer ones may have.
-    async fn has_seen(&self, intent: &Intent) -> Result<bool, RunError> {
+    async fn has_seen(&mut self, intent: &Intent) -> Result<bool, RunError> {
         for part in &intent.tables {
             let Some(table) = self.tables.named(&part.table) else { return Ok(false) };
-            if table.intent_seen(&part.app_id).await? < part.k {
+            if self.check_ledger(&table).await? < part.k {
                 return Ok(false);
             }
         }
         Ok(true)
     }
 
-    /// The ledger and the tables are one another's. One that was lost, or is an old copy, takes what is there for new, and what is new
-    /// for what was there.
-    async fn check_ledger(&mut self) -> Result<(), RunError> {
+    /// The newest intent that is seen in a table. It and the ledger are one another's: a ledger that was lost, or is an old copy, takes what
+    /// is there for new, and a table that was what is new for what was there. Asking costs requests, so it is not asked of tables that
+    /// the newest intent does not change.
+    async fn check_ledger(&mut self, table: &Table) -> Result<i64, RunError> {
         let app_id = self.plan.source.app_id();
-        for table in self.tables.clone().all() {
-            let mut found = table.intent_seen(&app_id).await?;
-            if found >= self.ledger.next_intent() {
-                // Another run may have gone on since it was read: what is committed stands in it before.
-                self.ledger.refresh().await?;
-            }
-            let (known, settled) = (self.ledger.next_intent() - 1, self.ledger.settled(&table.name));
-            if found < settled {
-                found = table.intent(&app_id).await?;
-            }
-            let (of, name) = (self.plan.source.clone(), table.name.clone());
-            let ledger = Ledger::folder(&self.settings.silver, &of).address();
-            if found > known {
-                return Err(RunError::LedgerLost { table: name, of, ledger, found, known });
-            }
-            if found < settled {
-                return Err(RunError::BatchLost { table: name, of, ledger, settled });
-            }
+        let mut found = table.intent_seen(&app_id).await?;
+        if found >= self.ledger.next_intent() {
+            // Another run may have gone on since it was read: what is committed stands in it before.
+            self.ledger.refresh().await?;
         }
-        Ok(())
+        let (known, settled) = (self.ledger.next_intent() - 1, self.ledger.settled(&table.name));
+        if found < settled {
+            found = table.intent(&app_id).await?;
+        }
+        if (settled..=known).contains(&found) {
+            return Ok(found);
+        }
+        let (of, table) = (self.plan.source.clone(), table.name.clone());
+        let ledger = Ledger::folder(&self.settings.silver, &of).address();
+        Err(if found > known {
+            RunError::LedgerLost { table, of, ledger, found, known }
+        } else {
+            RunError::BatchLost { table, of, ledger, settled }
+        })
     }
 
     /// What a dead run wrote must be there to be committed.

@@ -39,8 +39,12 @@ const TOGETHER_ROWS: usize = 16 << 10;
 const CLOSED_AT_ONCE: usize = 16;
 /// Rows that are worth a call of the encoder.
 const PART_ROWS: usize = 512;
-/// Parts that wait for the tasks of all partitions; each keeps the batch that it is of in memory.
+/// Parts that wait for the tasks of all partitions; each keeps the batch that it is of in memory, of which large ones are most or all:
+/// they count for several.
 const PARTS_AHEAD: usize = 24;
+const LARGE_PART: u32 = 8;
+/// Rows of a part that counts for one.
+const COUNTED_ROWS: usize = 2048;
 
 /// Values of the partition columns, in their order.
 type Partition = Vec<Option<PartitionValue>>;
@@ -92,6 +96,15 @@ enum Part {
     Rows(Selected, Option<Complete>),
     /// Nothing of this partition will be committed.
     Abort,
+}
+
+impl Part {
+    fn weight(&self) -> u32 {
+        match self {
+            Self::Rows(rows, _) => u32::try_from(rows.num_rows() / COUNTED_ROWS).unwrap_or(LARGE_PART).clamp(1, LARGE_PART),
+            Self::Abort => 1,
+        }
+    }
 }
 
 impl TableWriter {
@@ -183,7 +196,7 @@ impl TableWriter {
             self.open.insert(partition.clone(), file);
         }
         let clock = self.clock;
-        let waits = self.ahead.clone().acquire_owned().await.ok();
+        let waits = self.ahead.clone().acquire_many_owned(part.weight()).await.ok();
         let sent = self.open.get_mut(&partition).is_some_and(|file| {
             file.used = clock;
             file.parts.send((part, waits)).is_ok()

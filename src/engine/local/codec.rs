@@ -463,7 +463,7 @@ mod tests {
         };
         let mut twice = archive(["a", "b", "c"]);
         assert_eq!(streams(twice.clone()).len(), 3);
-        // No writer makes such an archive: both of b's names become c.
+        // This writer makes no such archive: both of the names of b become c.
         for at in memchr::memmem::find_iter(&twice.clone(), b"b").collect::<Vec<_>>() {
             twice[at] = b'c';
         }
